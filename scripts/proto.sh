@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Regenerates generated/ from proto/, with a generator of its own in .venv-proto.
+#
+#   scripts/proto.sh [OUT_DIR]      (default: generated)
+#
+# The generator is pinned to the oldest runtime that talkwire supports: generated code refuses a
+# runtime older than its generator, and accepts every newer one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-generated}
+pins="grpcio-tools==1.80.1 mypy-protobuf==5.1.0"
+stamp=".venv-proto/$(echo "$pins" | tr ' =' '__')"
+if [ ! -e "$stamp" ]; then
+    rm -rf .venv-proto
+    "${PYTHON:-python3}" -m venv .venv-proto
+    # shellcheck disable=SC2086  # two words on purpose
+    .venv-proto/bin/pip install --quiet --disable-pip-version-check $pins
+    touch "$stamp"
+fi
+mkdir -p "$out"
+PATH=".venv-proto/bin:$PATH" .venv-proto/bin/python -m grpc_tools.protoc \
+    -I talkwire_proto/v1=proto/talkwire/v1 \
+    --python_out="$out" --grpc_python_out="$out" --mypy_out="$out" --mypy_grpc_out="$out" \
+    proto/talkwire/v1/chat.proto
