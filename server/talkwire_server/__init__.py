@@ -1,0 +1,1 @@
+"""The talkwire server: vLLM's async engine behind ChatService and ModelService."""

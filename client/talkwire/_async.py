@@ -1,0 +1,333 @@
+"""The asyncio client; `_sync.py` is its twin. A client belongs to one event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import grpc
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
+
+from talkwire import _request
+from talkwire._accumulator import Accumulator
+from talkwire._answer import Answer, Chunk
+from talkwire._conversation import Transcript
+from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, no_connection
+from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
+from talkwire._options import TLS, Options, Retry, resolve
+from talkwire._request import CallOptions, ChatOptions, MessageLike
+
+if TYPE_CHECKING:
+    from talkwire_proto.v1.chat_pb2_grpc import ChatServiceAsyncStub, ModelServiceAsyncStub
+
+
+class AsyncClient:
+    """Chats with a talkwire server. Connects at the first call; close it, or use `with`.
+
+        async with AsyncClient("localhost:50051") as client:
+            print(await client.chat("What is the capital of France?"))
+
+    Args:
+        target: "host:port", "dns:///...", "unix:PATH"; default TALKWIRE_TARGET, else
+            localhost:50051. "grpcs://host:port" turns TLS on.
+        token: Bearer token, or what returns one; default TALKWIRE_TOKEN.
+        tls: Whether, or with which files, to encrypt; default as TALKWIRE_TLS, TALKWIRE_CA_FILE,
+            TALKWIRE_CERT_FILE and TALKWIRE_KEY_FILE say, else off.
+        timeout: Seconds that a call may take; default TALKWIRE_TIMEOUT, else 600; `math.inf`
+            for no limit.
+        connect_timeout: Seconds that a call may wait for a connection.
+        wait_for_ready: Wait for a connection; else fail at once where there is none.
+        retry: How refused calls are tried again; None for never.
+        metadata: gRPC metadata of every call.
+        max_message_bytes: Largest message sent or taken.
+        channel_options: More gRPC channel arguments.
+        channel: A channel of your own instead of all of the above that makes one.
+        defaults: Options of every chat, such as `model`, `system`, `temperature`.
+
+    Raises:
+        ValueError: A token would travel unencrypted to another machine.
+
+    """
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        token: str | Callable[[], str] | None = None,
+        tls: bool | TLS | None = None,
+        timeout: float | None = None,
+        connect_timeout: float = 10.0,
+        wait_for_ready: bool = True,
+        retry: Retry | None = Retry(),  # noqa: B008  # frozen
+        metadata: Mapping[str, str] | None = None,
+        max_message_bytes: int = 64 << 20,
+        channel_options: Sequence[tuple[str, Any]] = (),
+        channel: grpc.aio.Channel | None = None,
+        **defaults: Unpack[ChatOptions],
+    ) -> None:
+        self._options = resolve(
+            target,
+            token=token,
+            tls=tls,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            wait_for_ready=wait_for_ready,
+            retry=retry,
+            metadata=metadata or {},
+            max_message_bytes=max_message_bytes,
+            channel_options=channel_options,
+        )
+        self._channel = channel
+        self._defaults = defaults
+
+    async def chat(self, query: str = "", /, **options: Unpack[CallOptions]) -> Answer:
+        """Ask, and wait for the whole answer. Raises `Error`."""
+        request, call = self._split(query, options)
+        return await self.send(request, **call)
+
+    def stream(self, query: str = "", /, **options: Unpack[CallOptions]) -> "AsyncStream":
+        """Ask, and get the answer piece by piece: `async with client.stream("...") as stream:`."""
+        request, call = self._split(query, options)
+        return self.send_stream(request, **call)
+
+    def request(self, query: str = "", /, **options: Unpack[ChatOptions]) -> pb.ChatRequest:
+        """Build the request that `chat` would send."""
+        return _request.build(query, {**self._defaults, **options})
+
+    async def send(
+        self,
+        request: pb.ChatRequest,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request of your own making, and wait for the whole answer. Raises `Error`."""
+        await self._connect()
+        try:
+            return Answer(await self.stub.Chat(request, **self._call(timeout, metadata)))
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._options.target) from error
+
+    def send_stream(
+        self,
+        request: pb.ChatRequest,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> "AsyncStream":
+        """Send a request of your own making, and get the answer piece by piece."""
+
+        async def start() -> Any:
+            await self._connect()
+            return self.stub.ChatStream(request, **self._call(timeout, metadata))
+
+        return AsyncStream(start, self._options.target)
+
+    def conversation(
+        self, messages: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]
+    ) -> "AsyncConversation":
+        """Begin a conversation, or go on with one."""
+        return AsyncConversation(self, messages, **options)
+
+    async def models(self) -> list[pb.Model]:
+        """List the models, the default one first. Raises `Error`."""
+        await self._connect()
+        try:
+            request = pb.ListModelsRequest()
+            return list((await self._models.ListModels(request, **self._call(None, None))).models)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._options.target) from error
+
+    async def model(self, id: str = "") -> pb.Model:
+        """Describe a model; without a name the default one. Raises `Error`."""
+        await self._connect()
+        try:
+            request = pb.GetModelRequest(id=id)
+            return (await self._models.GetModel(request, **self._call(None, None))).model
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._options.target) from error
+
+    async def ready(self, timeout: float = 0.0) -> bool:
+        """Wait up to `timeout` seconds for the server to serve; return whether it does."""
+        watch = self.channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
+        end = monotonic() + max(timeout, 0.5)
+        while (left := end - monotonic()) > 0:
+            call = watch(HealthCheckRequest(), timeout=left, wait_for_ready=True)
+            try:
+                async for health in call:
+                    if health.status == SERVING:
+                        return True
+                    if not timeout:
+                        return False
+            except grpc.RpcError:
+                await asyncio.sleep(min(0.2, left))
+            finally:
+                call.cancel()
+        return False
+
+    @property
+    def target(self) -> str:
+        """Where the server is."""
+        return self._options.target
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel, made when first asked for."""
+        if self._channel is None:
+            arguments = self._options.channel_arguments()
+            if self._options.tls:
+                credentials = self._options.tls.credentials()
+                self._channel = grpc.aio.secure_channel(self.target, credentials, arguments)
+            else:
+                self._channel = grpc.aio.insecure_channel(self.target, arguments)
+        return self._channel
+
+    @property
+    def stub(self) -> "ChatServiceAsyncStub":
+        """The generated stub on this client's channel, for what the client does not cover."""
+        return ChatServiceStub(self.channel)
+
+    async def close(self) -> None:
+        """Close the channel; running calls are cancelled."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def _models(self) -> "ModelServiceAsyncStub":
+        return ModelServiceStub(self.channel)
+
+    async def _connect(self) -> None:
+        if self._options.wait_for_ready:
+            seconds = self._options.connect_timeout
+            try:
+                await asyncio.wait_for(self.channel.channel_ready(), seconds)
+            except TimeoutError:
+                raise no_connection(self.target, seconds) from None
+
+    def _split(
+        self, query: str, options: CallOptions
+    ) -> tuple[pb.ChatRequest, _request.CallSettings]:
+        return _request.split(query, {**self._defaults, **options})
+
+    def _call(self, timeout: float | None, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+        return {
+            "timeout": self._options.call_timeout(timeout),
+            "metadata": self._options.call_metadata(metadata),
+        }
+
+
+class AsyncStream(AsyncIterator[Chunk]):
+    """An answer as it is generated. The call starts where the `async with` block is entered, and is
+    cancelled on the server wherever and however the block is left before the end.
+
+        async with client.stream("Tell me a story.") as stream:
+            async for chunk in stream:
+                print(chunk, end="", flush=True)
+    """
+
+    def __init__(self, start: Callable[[], Awaitable[Any]], target: str) -> None:
+        self._start = start
+        self._target = target
+        self._call: Any = None
+        self._answer = Accumulator()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer as far as it came; see `Answer.complete`."""
+        return Answer(self._answer.response)
+
+    @property
+    def id(self) -> str:
+        """The request's id; empty before the first chunk."""
+        return self._answer.response.id
+
+    async def wait(self) -> Answer:
+        """Read to the end; return the whole answer."""
+        async for _ in self:
+            pass
+        return self.answer
+
+    def cancel(self) -> None:
+        """Stop the answer on the server; from any task. Reading on raises `Cancelled`."""
+        if self._call is not None:
+            self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._call = await self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._call is None:
+            raise RuntimeError(OUTSIDE_WITH.format("async with"))
+        try:
+            delta = await self._call.read()
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._target, self.answer) from error
+        except asyncio.CancelledError:
+            # Either the task was cancelled or the call: grpc.aio does not tell them apart.
+            if _task_is_cancelled():
+                raise
+            raise from_cancel(self._target, self.answer) from None
+        if delta is grpc.aio.EOF:
+            raise StopAsyncIteration
+        self._answer.add(delta)
+        return Chunk(delta)
+
+
+class AsyncConversation(Transcript):
+    """A conversation with a client: each turn sends the history and is added to it."""
+
+    def __init__(
+        self, client: AsyncClient, items: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]
+    ) -> None:
+        super().__init__(items, **options)
+        self._client = client
+
+    async def send(self, query: str, **options: Unpack[CallOptions]) -> Answer:
+        """Say something, and wait for the whole answer. A failed turn changes nothing."""
+        answer = await self._client.chat(query, **self._turn(options))
+        self.add(query, answer)
+        return answer
+
+    @asynccontextmanager
+    async def stream(
+        self, query: str, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[AsyncStream]:
+        """Say something, and get the answer piece by piece.
+
+        The turn is added when the answer has come to its end; one that is left early is not
+        (`add` it, if it shall be kept).
+        """
+        async with self._client.stream(query, **self._turn(options)) as stream:
+            yield stream
+        if (answer := stream.answer).complete:
+            self.add(query, answer)
+
+
+def _task_is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

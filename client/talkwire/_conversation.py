@@ -1,0 +1,81 @@
+"""A conversation: its messages and what may be done with them. Does no calls."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Self, Unpack, cast
+
+from google.protobuf import json_format
+from talkwire_proto.v1 import chat_pb2 as pb
+
+from talkwire._answer import Answer
+from talkwire._request import CallOptions, ChatOptions, MessageLike, messages
+
+
+class Transcript:
+    """The messages of a conversation, and the options that every turn of it shares.
+
+    Attributes:
+        messages: The history, oldest first; the caller's own, to be read and changed freely.
+        options: Options of every turn, `system` among them (see `ChatOptions`).
+        usage: Tokens of all turns so far.
+
+    """
+
+    def __init__(self, items: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]) -> None:
+        self.messages = messages(items)
+        self.options = options
+        self.usage = pb.Usage()
+
+    def add(self, query: str, answer: Answer) -> None:
+        """Append a turn."""
+        self.messages += [pb.Message(role=pb.ROLE_USER, text=query), answer.message]
+        for field, value in answer.usage.ListFields():
+            setattr(self.usage, field.name, getattr(self.usage, field.name) + value)
+
+    def _turn(self, options: CallOptions) -> CallOptions:
+        return cast(CallOptions, {**self.options, **options, "messages": self.messages})
+
+    def undo(self) -> str | None:
+        """Take back the last turn; return what its user said, None if there was none."""
+        for at in reversed(range(len(self.messages))):
+            if self.messages[at].role in (pb.ROLE_USER, pb.ROLE_UNSPECIFIED):
+                text = self.messages[at].text
+                del self.messages[at:]
+                return text
+        return None
+
+    def clear(self) -> None:
+        """Forget the messages; the options stay."""
+        self.messages.clear()
+
+    def fork(self) -> Self:
+        """Return a copy that goes its own way."""
+        return deepcopy(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation, one `talkwire.v1.Message` as JSON a line, the system first."""
+        system = self.options.get("system")
+        head = [] if system is None else [pb.Message(role=pb.ROLE_SYSTEM, text=system)]
+        lines = [json_format.MessageToJson(m, indent=None) for m in (*head, *self.messages)]
+        Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+    def load(self, path: str | Path) -> None:
+        """Take the messages and the system of a saved conversation in place of these.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: A line is not a message; nothing was changed.
+
+        """
+        read = []
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                read.append(json_format.Parse(line, pb.Message()))
+            except json_format.ParseError as error:
+                msg = f"{path}, line {number}: {error}"
+                raise ValueError(msg) from None
+        self.options.pop("system", None)
+        if read and read[0].role == pb.ROLE_SYSTEM:
+            self.options["system"] = read.pop(0).text
+        self.messages[:] = read

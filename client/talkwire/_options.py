@@ -1,0 +1,143 @@
+"""How a client reaches its server: target, TLS, token, deadlines, retries. Does no I/O
+but reading certificate files.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Certificate files, PEM. `ca_file` unset trusts what the system trusts.
+
+    `cert_file` and `key_file` are this client's own, for servers that ask for one.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files."""
+        ca, key, cert = (
+            Path(file).read_bytes() if file else None
+            for file in (self.ca_file, self.key_file, self.cert_file)
+        )
+        return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often gRPC itself tries again, and how long it waits in between, in seconds.
+
+    Only calls that the server has refused or never saw are tried again, never one that has begun
+    to answer. A server's own wish for the delay goes first.
+    """
+
+    attempts: int = 4
+    initial: float = 0.1
+    maximum: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything about a client's channel. Build it with `resolve`, which reads the environment."""
+
+    target: str
+    token: str | Callable[[], str] | None = None
+    tls: TLS | None = None
+    timeout: float = 600.0
+    connect_timeout: float = 10.0
+    wait_for_ready: bool = True
+    retry: Retry | None = field(default_factory=Retry)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    max_message_bytes: int = 64 << 20
+    channel_options: Sequence[tuple[str, Any]] = ()
+
+    def call_metadata(self, more: Mapping[str, str] | None) -> list[tuple[str, str]]:
+        """Metadata of one call; the token is asked for anew each time."""
+        token = self.token() if callable(self.token) else self.token
+        bearer = {"authorization": f"Bearer {token}"} if token else {}
+        return list({**bearer, **self.metadata, **(more or {})}.items())
+
+    def call_timeout(self, timeout: float | None) -> float | None:
+        """Seconds that one call may take, as gRPC wants it: None for no limit."""
+        seconds = self.timeout if timeout is None else timeout
+        return None if seconds == float("inf") else seconds
+
+    def channel_arguments(self) -> list[tuple[str, Any]]:
+        """gRPC's channel arguments."""
+        arguments = [
+            ("grpc.primary_user_agent", f"talkwire-python/{version('talkwire')}"),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
+            # Find a dead connection during a long wait. gRPC sends at most two pings that no data
+            # answers, which is what any server puts up with: none says too_many_pings.
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            # A server that starts is found within a second or two, not after a minute.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.min_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.service_config", json.dumps(self._service_config())),
+        ]
+        if _is_local(self.target):
+            arguments.append(("grpc.enable_http_proxy", 0))
+        return [*arguments, *self.channel_options]
+
+    def _service_config(self) -> dict[str, Any]:
+        method: dict[str, Any] = {"name": [{}]}
+        if self.retry and self.retry.attempts > 1:
+            method["retryPolicy"] = {
+                "maxAttempts": self.retry.attempts,
+                "initialBackoff": f"{self.retry.initial:g}s",
+                "maxBackoff": f"{self.retry.maximum:g}s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            }
+        return {"methodConfig": [method]}
+
+
+def resolve(
+    target: str | None,
+    *,
+    token: str | Callable[[], str] | None,
+    tls: bool | TLS | None,
+    timeout: float | None,
+    **others: Any,
+) -> Options:
+    """Fill in from the environment what was not given: TALKWIRE_TARGET, _TOKEN, _TIMEOUT, _TLS,
+    _CA_FILE, _CERT_FILE, _KEY_FILE. What was given wins.
+
+    Raises:
+        ValueError: A token would travel in the clear to another machine.
+
+    """
+    env = {k.removeprefix("TALKWIRE_"): v for k, v in os.environ.items() if v}
+    target = target or env.get("TARGET") or "localhost:50051"
+    token = token or env.get("TOKEN")
+    files = TLS(env.get("CA_FILE"), env.get("CERT_FILE"), env.get("KEY_FILE"))
+    if tls is None:
+        tls = files != TLS() or target.startswith("grpcs://") or env.get("TLS", "0") not in "0no"
+    if not isinstance(tls, TLS):
+        tls = files if tls else None
+    target = target.removeprefix("grpcs://").removeprefix("grpc://")
+    if token and not tls and not _is_local(target):
+        msg = f"a token for {target} would travel in the clear: use tls=True"
+        raise ValueError(msg)
+    if timeout is None:
+        timeout = float(env.get("TIMEOUT", 600))
+    return Options(target=target, token=token, tls=tls, timeout=timeout, **others)
+
+
+def _is_local(target: str) -> bool:
+    host = target.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:")
+    return host.startswith(("localhost", "127.", "[::1]", "unix:"))

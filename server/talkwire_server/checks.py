@@ -1,0 +1,120 @@
+"""What a ChatRequest may say, whatever the model. Finds every fault at once; changes nothing."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from google.protobuf.message import Message
+from talkwire_proto.v1 import chat_pb2 as pb
+
+from talkwire_server.errors import Violation
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+# Fields of ChatRequest that the server honours. A field that is set and not named here is
+# refused by name, so that nothing is ever ignored: a new field of the contract starts refused.
+_Support: TypeAlias = "dict[str, _Support] | None"  # None: all that lies below
+_SUPPORTED: _Support = {
+    "query": {},
+    "messages": {"role": {}, "text": {}, "name": {}},
+    "system": {},
+    "model": {},
+    "sampling": {field.name: {} for field in pb.Sampling.DESCRIPTOR.fields},
+    "template": {"kwargs": None, "continue_final_message": {}},
+    "cache_salt": {},
+    "request_id": {},
+}
+
+_ROLES = {pb.ROLE_SYSTEM, pb.ROLE_USER, pb.ROLE_ASSISTANT, pb.ROLE_DEVELOPER, pb.ROLE_UNSPECIFIED}
+
+
+def unsupported(request: pb.ChatRequest) -> list[str]:
+    """Name every part of the request that this server does not support."""
+    found = list(_unsupported(request, _SUPPORTED, ""))
+    found += [
+        f"messages[{i}].role={pb.Role.Name(m.role)}"
+        for i, m in enumerate(request.messages)
+        if m.role == pb.ROLE_TOOL
+    ]
+    return found
+
+
+def _unsupported(message: Message, supported: _Support, path: str) -> Iterator[str]:
+    if supported is None:
+        return
+    for field, value in message.ListFields():
+        name = path + field.name
+        if field.name not in supported:
+            yield name
+        elif isinstance(value, Message):
+            yield from _unsupported(value, supported[field.name], f"{name}.")
+        elif field.message_type and not field.message_type.GetOptions().map_entry:
+            for i, item in enumerate(value):
+                yield from _unsupported(item, supported[field.name], f"{name}[{i}].")
+
+
+def violations(request: pb.ChatRequest) -> list[Violation]:
+    """Find every fault of the request that can be seen without the model."""
+    return [*_conversation(request), *_sampling(request.sampling)]
+
+
+def _conversation(request: pb.ChatRequest) -> Iterator[Violation]:
+    if not request.query and not request.messages:
+        yield Violation("query", "required unless messages are given", "REQUIRED")
+    for i, message in enumerate(request.messages):
+        if message.role not in _ROLES and message.role != pb.ROLE_TOOL:
+            yield Violation(f"messages[{i}].role", f"unknown role {message.role}", "UNKNOWN_ENUM")
+        if not message.text and not message.parts and message.role != pb.ROLE_ASSISTANT:
+            yield Violation(f"messages[{i}].text", "required", "REQUIRED")
+    if request.template.continue_final_message:
+        last = pb.ROLE_USER if request.query else request.messages[-1:][0].role
+        if last != pb.ROLE_ASSISTANT:
+            yield Violation(
+                "template.continue_final_message", "the last message must be the assistant's"
+            )
+    if request.request_id and not REQUEST_ID.fullmatch(request.request_id):
+        yield Violation("request_id", f"must match {REQUEST_ID.pattern}", "MALFORMED")
+
+
+def _sampling(sampling: pb.Sampling) -> Iterator[Violation]:
+    def bad(name: str, rule: str, value: object) -> Violation:
+        return Violation(f"sampling.{name}", f"must be {rule}, got {value}", "OUT_OF_RANGE")
+
+    for name, (low, high, rule) in _RANGES.items():
+        if sampling.HasField(name):  # type: ignore[arg-type]  # the table holds field names
+            value = getattr(sampling, name)
+            if not low <= value <= high:  # also false for NaN
+                yield bad(name, rule, f"{value:g}" if isinstance(value, float) else value)
+    if sampling.HasField("min_tokens") and sampling.HasField("max_tokens"):
+        if 1 <= sampling.max_tokens < sampling.min_tokens:
+            yield bad("min_tokens", f"<= max_tokens ({sampling.max_tokens})", sampling.min_tokens)
+    for name in ("stop", "bad_words"):
+        for i, word in enumerate(getattr(sampling, name)):
+            if not word:
+                yield Violation(f"sampling.{name}[{i}]", "must not be empty", "REQUIRED")
+    for name in ("stop_token_ids", "allowed_token_ids"):
+        for i, token in enumerate(getattr(sampling, name)):
+            if token < 0:
+                yield bad(f"{name}[{i}]", ">= 0", token)
+    for token, bias in sampling.logit_bias.items():
+        if token < 0:
+            yield bad(f"logit_bias[{token}]", "keyed by token ids >= 0", token)
+        if not -100 <= bias <= 100:
+            yield bad(f"logit_bias[{token}]", "in [-100, 100]", f"{bias:g}")
+
+
+_TINY = math.ulp(0.0)
+_MOST = math.nextafter(math.inf, 0)
+# field: (lowest, highest, rule)
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "temperature": (0, _MOST, ">= 0"),
+    "top_p": (_TINY, 1, "in (0, 1]"),
+    "top_k": (-1, _MOST, ">= 1, or 0 or -1 to turn it off"),
+    "min_p": (0, 1, "in [0, 1]"),
+    "max_tokens": (1, _MOST, ">= 1"),
+    "min_tokens": (0, _MOST, ">= 0"),
+    "presence_penalty": (-2, 2, "in [-2, 2]"),
+    "frequency_penalty": (-2, 2, "in [-2, 2]"),
+    "repetition_penalty": (_TINY, _MOST, "> 0"),
+}

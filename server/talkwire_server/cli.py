@@ -1,0 +1,46 @@
+"""`talkwire serve`: settings in, a running server, an exit status out."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from talkwire_server import options
+from talkwire_server.echo import EchoEngine
+from talkwire_server.engine import Engine, EngineStartError
+from talkwire_server.server import serve
+from talkwire_server.settings import Settings
+
+log = logging.getLogger("talkwire")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until told to stop."""
+    if "--help-engine" in argv:
+        from talkwire_server.vllm_engine import arguments
+
+        return arguments.print_help()
+    settings = options.parse(argv, os.environ)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
+    )
+    try:
+        return uvloop.run(serve(settings, _engine(settings)))
+    except EngineStartError as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _engine(settings: Settings) -> Engine:
+    if settings.engine == "echo":
+        name = settings.served_model_name[0] if settings.served_model_name else "echo"
+        return EchoEngine(name, settings.default_system, settings.echo_delay)
+    from talkwire_server import vllm_engine
+
+    return vllm_engine.load(settings)

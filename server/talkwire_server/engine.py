@@ -1,0 +1,95 @@
+"""What the service asks of an engine. Knows no vLLM, no sockets and no statuses."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Protocol, TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+from talkwire_proto.v1 import chat_pb2 as pb
+
+Delta: TypeAlias = pb.ChatStreamResponse
+"""One increment of an answer: the wire's own message, so that nothing is converted per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One admitted request.
+
+    Attributes:
+        id: The request's id; unique among the running calls.
+        model: Id of the model that answers.
+        request: What was asked; its fields are checked.
+        final_only: Ask for the whole answer in one delta (unary `Chat`).
+        arrival: When it was admitted, in `time.monotonic` seconds.
+
+    """
+
+    id: str
+    model: str
+    request: pb.ChatRequest
+    final_only: bool = False
+    arrival: float = field(default_factory=monotonic)
+
+    def first_delta(self) -> Delta:
+        """Open the answer: `id` and `model` go into its first delta, and only there."""
+        return pb.ChatStreamResponse(id=self.id, model=self.model)
+
+    def timing(self, queue: float, first_token: float) -> pb.Timing:
+        """Close the answer: what it took, all in seconds from `arrival`, total up to now."""
+        return pb.Timing(
+            queue=duration(queue),
+            first_token=duration(first_token),
+            total=duration(monotonic() - self.arrival),
+        )
+
+
+class Engine(Protocol):
+    """Something that answers chats.
+
+    Its life: `launch`, then `ready` while the server already listens, then any number of
+    `stream`s, then `stop`. `failed` may be awaited from `launch` on.
+    """
+
+    @property
+    def models(self) -> Sequence[pb.Model]:
+        """The models it serves, the default one first. Known from construction on."""
+        ...
+
+    @property
+    def unfinished(self) -> int:
+        """How many requests it is working on."""
+        ...
+
+    async def launch(self) -> None:
+        """Start loading, up to where a listening socket does no harm (processes are forked)."""
+        ...
+
+    async def ready(self) -> None:
+        """Return when `stream` may be called. Raises `EngineStartError` when it never will."""
+        ...
+
+    def stream(self, call: Call) -> AsyncGenerator[Delta]:
+        """Answer a call, delta by delta; the last delta of the answer has `usage` and `timing`.
+
+        Closing the generator aborts the request. Raises `CallError`s only.
+        """
+        ...
+
+    async def failed(self) -> str:
+        """Return the reason when the engine has died; wait as long as it lives."""
+        ...
+
+    async def stop(self) -> None:
+        """End the engine and its processes, whatever state it is in. Idempotent."""
+        ...
+
+
+class EngineStartError(Exception):
+    """The engine cannot start. The message is one line for the operator."""
+
+
+def duration(seconds: float) -> Duration:
+    """Convert seconds to protobuf's Duration, to the microsecond; never negative."""
+    whole, micros = divmod(max(0, round(seconds * 1_000_000)), 1_000_000)
+    return Duration(seconds=whole, nanos=micros * 1000)

@@ -1,0 +1,51 @@
+"""ModelService: what can be asked for."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import grpc
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1 import chat_pb2_grpc
+
+from talkwire_server.errors import InvalidRequest, ModelNotFound, Violation, statuses
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+_PAGE = 1000
+
+
+class ModelService(chat_pb2_grpc.ModelServiceServicer):
+    """Lists and describes the models of an engine. Answers while they load, too."""
+
+    def __init__(self, models: Sequence[pb.Model]) -> None:
+        self._models = models
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        """List a page of models; the page token is the number of models already seen."""
+        async with statuses(context):
+            start, size = self._page(request)
+            end = start + size
+            return pb.ListModelsResponse(
+                models=self._models[start:end],
+                next_page_token=str(end) if end < len(self._models) else "",
+            )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """Describe one model."""
+        async with statuses(context):
+            for model in self._models:
+                if request.id in ("", model.id):
+                    return pb.GetModelResponse(model=model)
+            raise ModelNotFound(request.id, [model.id for model in self._models])
+
+    def _page(self, request: pb.ListModelsRequest) -> tuple[int, int]:
+        faults = []
+        if request.page_size < 0:
+            faults.append(Violation("page_size", f"must be >= 0, got {request.page_size}"))
+        if request.page_token and not request.page_token.isdecimal():
+            faults.append(Violation("page_token", "is not one that this server gave"))
+        if faults:
+            raise InvalidRequest(faults)
+        return int(request.page_token or 0), min(request.page_size or _PAGE, _PAGE)

@@ -1,0 +1,145 @@
+"""The life of a server: launch, listen, load, serve, drain, stop."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
+
+from talkwire_server.admission import Admission
+from talkwire_server.chat_service import ChatService
+from talkwire_server.engine import Engine, EngineStartError
+from talkwire_server.model_service import ModelService
+from talkwire_server.settings import Settings
+from talkwire_server.signals import Stop, stop_signals
+
+log = logging.getLogger("talkwire")
+
+SERVICES = tuple(service.full_name for service in chat_pb2.DESCRIPTOR.services_by_name.values())
+
+
+class Server:
+    """A gRPC server around an engine. The socket opens in `listen`, never before the engine has
+    forked its processes; health says SERVING from the end of `load` to the start of `drain`.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.port = settings.port
+        self.admission = Admission(engine.models)
+        self._settings = settings
+        self._engine = engine
+        self._health = health.aio.HealthServicer()
+        self._grpc = grpc.aio.server(options=_options(settings))
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(
+            ChatService(engine, self.admission), self._grpc
+        )
+        chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine.models), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if settings.channelz:
+            channelz.add_channelz_servicer(self._grpc)
+        if settings.reflection:
+            names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._grpc)
+
+    async def listen(self) -> None:
+        """Open the socket. Health says NOT_SERVING and chats are refused as MODEL_LOADING."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            self.port = self._grpc.add_insecure_port(self._settings.address)
+        except RuntimeError:
+            raise EngineStartError(f"cannot listen on {self._settings.address}") from None
+        await self._grpc.start()
+
+    async def load(self) -> None:
+        """Wait for the engine, then let calls in."""
+        await self._engine.ready()
+        self.admission.open()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> int:
+        """Stop admitting, let running calls finish within the grace; return how many did not."""
+        self.admission.close()
+        await self._health.enter_graceful_shutdown()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.admission.empty(), self._settings.grace)
+        return self.admission.running
+
+    async def stop(self) -> None:
+        """Close the socket, end what still runs, then the engine."""
+        await self._grpc.stop(None)
+        # stop() returns before the handlers have seen their cancellation.
+        await self.admission.empty()
+        await self._engine.stop()
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # Find half-open connections, and let clients ping as often as every ten seconds.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+async def serve(settings: Settings, engine: Engine) -> int:
+    """Run a server until a signal asks it to stop; return the process's exit status.
+
+    0: stopped as asked, every call finished. 1: the engine did not start or died, or calls were
+    cut at the end of the grace.
+    """
+    started = monotonic()
+    server = Server(settings, engine)
+    with stop_signals(on_eof=settings.stop_on_eof) as stop:
+        try:
+            return await _life(server, engine, stop, started)
+        except EngineStartError as error:
+            log.error("%s", error)
+            return 1
+        finally:
+            await server.stop()
+            log.info("stopped")
+
+
+async def _life(server: Server, engine: Engine, stop: Stop, started: float) -> int:
+    await engine.launch()
+    await server.listen()
+    log.info("listening on port %d; loading", server.port)
+    if await _first(server.load(), stop.wait()) == 1:
+        return 0
+    names = ", ".join(model.id for model in engine.models)
+    log.info("serving %s on port %d after %.1f s", names, server.port, monotonic() - started)
+    if await _first(engine.failed(), stop.wait()) == 0:
+        log.error("the engine died")
+        return 1
+    log.info("stopping; %d calls running", server.admission.running)
+    if cut := await server.drain():
+        log.warning("%d calls did not finish within the grace", cut)
+        return 1
+    return 0
+
+
+async def _first(*steps: Coroutine[Any, Any, Any]) -> int:
+    """Run steps side by side until one ends; cancel the others; return which one it was."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    first = next(task for task in tasks if task in done)
+    first.result()
+    return tasks.index(first)

@@ -1,0 +1,75 @@
+"""The server's settings: one frozen dataclass. Engine flags stay vLLM's own, unread."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from talkwire_server.conversation import DEFAULT_SYSTEM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        engine: `vllm`, or `echo` for the engine without a model.
+        model: Hugging Face or ModelScope id, or a local path; None for the embedded model.
+        served_model_name: The names to serve under; empty for the model's own.
+        modelscope: Take ids for ModelScope's.
+        chat_template: Path of a Jinja template, or the template itself; None for the model's.
+        default_system: System prompt of requests that bring none; empty for none.
+        host: Address to listen on, or `unix:PATH`.
+        port: Port to listen on; 0 for a free one.
+        grace: Seconds that running calls get to finish once a stop is asked for.
+        max_message_bytes: Largest request taken.
+        reflection: Serve gRPC reflection.
+        channelz: Serve channelz, the live statistics of channels.
+        stop_on_eof: Stop, too, when standard input ends.
+        echo_delay: Seconds before each word of the echo engine.
+        log_level: Of our log and of vLLM's.
+        engine_args: vLLM's engine flags as they were given.
+
+    """
+
+    engine: Literal["vllm", "echo"] = "vllm"
+    model: str | None = None
+    served_model_name: tuple[str, ...] = ()
+    modelscope: bool = False
+    chat_template: str | None = None
+    default_system: str = DEFAULT_SYSTEM
+    host: str = "127.0.0.1"
+    port: int = 50051
+    grace: float = 30.0
+    max_message_bytes: int = 4 << 20
+    reflection: bool = True
+    channelz: bool = False
+    stop_on_eof: bool = False
+    echo_delay: float = 0.0
+    log_level: str = "info"
+    engine_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, every fault at once."""
+        faults = [
+            text
+            for wrong, text in (
+                (not 0 <= self.port <= 65535, f"--port must be 0 to 65535, got {self.port}"),
+                (self.grace < 0, f"--grace must be >= 0, got {self.grace:g}"),
+                (self.echo_delay < 0, f"--echo-delay must be >= 0, got {self.echo_delay:g}"),
+                (self.max_message_bytes < 1, "--max-message-bytes must be >= 1"),
+                (not self.host, "--host must not be empty"),
+                (
+                    self.engine == "echo" and bool(self.engine_args),
+                    f"the echo engine takes no {' '.join(self.engine_args)}",
+                ),
+            )
+            if wrong
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def address(self) -> str:
+        """Where to listen, as gRPC spells it."""
+        if self.host.startswith("unix:"):
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,0 +1,60 @@
+"""Signals: the one module that knows them."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stop:
+    """The wish to stop. The first signal asks; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Ask for a stop."""
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Return when a stop was asked for."""
+        await self._asked.wait()
+
+    def _on_signal(self, number: int) -> None:
+        if self._asked.is_set():
+            kill_children()
+            os._exit(128 + number)
+        self.ask()
+
+    def _on_input(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self.ask()
+
+
+@contextmanager
+def stop_signals(*, on_eof: bool) -> Iterator[Stop]:
+    """Turn SIGTERM and SIGINT, and with `on_eof` the end of standard input, into a `Stop`."""
+    loop = asyncio.get_running_loop()
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop._on_signal, number)
+    if on_eof:
+        loop.add_reader(sys.stdin.fileno(), stop._on_input)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        if on_eof:
+            loop.remove_reader(sys.stdin.fileno())
+
+
+def kill_children() -> None:
+    """Kill this process's children, the engine's among them, so that none is left behind."""
+    import multiprocessing
+
+    for child in multiprocessing.active_children():
+        child.kill()
