@@ -1,0 +1,39 @@
+# The way in. Every target that needs the environment makes it first; `make` alone lists them.
+#
+#   ARGS="--model Qwen/Qwen3-0.6B"   is passed on to chat, serve and test
+#   BUILD=cpu or BUILD=gpu           chooses vLLM's build instead of looking for a GPU
+SHELL := bash
+BUILD ?= auto
+ARGS ?=
+
+.PHONY: help chat serve test check proto setup setup-dev clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+chat: setup ## talk to a model in this terminal; with a pipe, answer it and exit
+	@exec .venv/bin/talkwire chat --local $(ARGS)
+
+serve: setup ## keep a server running on port 50051
+	@exec .venv/bin/talkwire serve $(ARGS)
+
+test: setup-dev ## run the tests
+	@exec .venv/bin/python -m pytest $(ARGS)
+
+check: setup-dev ## run all that CI runs: format, lint, types, tests, coverage
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/python -m pytest --cov --cov-fail-under=95 $(ARGS)
+
+proto: ## regenerate generated/ from proto/
+	@scripts/proto.sh
+
+setup: ## make .venv with the build of vLLM that this machine can run
+	@scripts/setup.sh $(BUILD)
+
+setup-dev:
+	@scripts/setup.sh $(BUILD) --dev
+
+clean: ## remove the environments and all that was built
+	rm -rf .venv .venv-proto tests/node/node_modules build dist .coverage* .mypy_cache .pytest_cache .ruff_cache
