@@ -87,9 +87,9 @@ def _running(command: Sequence[str], work: Path, failure: str) -> Iterator[None]
         finally:
             process.kill()
     if process.returncode:
-        lines = log.read_text(errors="replace").splitlines()
-        errors = [line.removeprefix("ERROR: ") for line in lines if "error" in line.lower()]
-        raise ModelError(f"{failure}: {errors[-1] if errors else f'status {process.returncode}'}")
+        lines = log.read_text(errors="replace").splitlines() or [f"status {process.returncode}"]
+        reason = ([line for line in lines if "error" in line.lower()] or lines)[-1]
+        raise ModelError(f"{failure}: {reason.removeprefix('ERROR: ')}")
 
 
 def _extract(wheel: Path, folder: Path) -> Path:
