@@ -33,6 +33,7 @@ from talkwire._request import CallOptions, ChatOptions, MessageLike, SamplingOpt
 from talkwire._sync import Client, Conversation, Stream
 
 __all__ = [
+    "TLS",
     "Accumulator",
     "Answer",
     "AsyncClient",
@@ -58,7 +59,6 @@ __all__ = [
     "SamplingOptions",
     "ServerError",
     "Stream",
-    "TLS",
     "Timeout",
     "Timing",
     "Unauthenticated",

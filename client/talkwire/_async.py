@@ -8,8 +8,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
-from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
 from talkwire import _request
 from talkwire._accumulator import Accumulator
@@ -17,8 +15,10 @@ from talkwire._answer import Answer, Chunk
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
-from talkwire._options import TLS, Options, Retry, resolve
+from talkwire._options import TLS, Retry, resolve
 from talkwire._request import CallOptions, ChatOptions, MessageLike
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
 if TYPE_CHECKING:
     from talkwire_proto.v1.chat_pb2_grpc import ChatServiceAsyncStub, ModelServiceAsyncStub
@@ -127,7 +127,7 @@ class AsyncClient:
         return AsyncStream(start, self._options.target)
 
     def conversation(
-        self, messages: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]
+        self, messages: Iterable[MessageLike] = (), /, **options: Unpack[ChatOptions]
     ) -> "AsyncConversation":
         """Begin a conversation, or go on with one."""
         return AsyncConversation(self, messages, **options)
@@ -197,7 +197,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""
         if self._channel is not None:
-            await self._channel.close()
+            await self._channel.close(None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,8 +230,10 @@ class AsyncClient:
 
 
 class AsyncStream(AsyncIterator[Chunk]):
-    """An answer as it is generated. The call starts where the `async with` block is entered, and is
-    cancelled on the server wherever and however the block is left before the end.
+    """An answer as it is generated.
+
+    The call starts where the `async with` block is entered. Wherever and however the block is left
+    before the end, the call is cancelled on the server.
 
         async with client.stream("Tell me a story.") as stream:
             async for chunk in stream:
@@ -292,7 +294,7 @@ class AsyncStream(AsyncIterator[Chunk]):
             if _task_is_cancelled():
                 raise
             raise from_cancel(self._target, self.answer) from None
-        if delta is grpc.aio.EOF:
+        if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
             raise StopAsyncIteration
         self._answer.add(delta)
         return Chunk(delta)

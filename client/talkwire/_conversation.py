@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Self, Unpack, cast
 
 from google.protobuf import json_format
-from talkwire_proto.v1 import chat_pb2 as pb
 
 from talkwire._answer import Answer
 from talkwire._request import CallOptions, ChatOptions, MessageLike, messages
+from talkwire_proto.v1 import chat_pb2 as pb
 
 
 class Transcript:

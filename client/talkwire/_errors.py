@@ -1,6 +1,6 @@
 """How a call fails, as the caller sees it: exceptions, and the one table from statuses to them.
 
-Error
+Error:
 ├── InvalidRequest              the request breaks the contract; see .violations
 │   └── ContextLengthExceeded
 ├── ModelNotFound               see .available
@@ -14,6 +14,7 @@ Error
 ├── Timeout                     the deadline passed (a TimeoutError, too)
 ├── Cancelled                   this side cancelled it
 └── ServerError                 the server's fault
+
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,4 @@
-"""How a client reaches its server: target, TLS, token, deadlines, retries. Does no I/O
-but reading certificate files.
-"""
+"""How a client reaches its server: target, TLS, token, deadlines, retries. Makes no connection."""
 
 import json
 import os
@@ -73,7 +71,7 @@ class Options:
         return None if seconds == float("inf") else seconds
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
-        """gRPC's channel arguments."""
+        """GRPC's channel arguments."""
         arguments = [
             ("grpc.primary_user_agent", f"talkwire-python/{version('talkwire')}"),
             ("grpc.max_receive_message_length", self.max_message_bytes),
@@ -114,8 +112,9 @@ def resolve(
     timeout: float | None,
     **others: Any,
 ) -> Options:
-    """Fill in from the environment what was not given: TALKWIRE_TARGET, _TOKEN, _TIMEOUT, _TLS,
-    _CA_FILE, _CERT_FILE, _KEY_FILE. What was given wins.
+    """Fill in from the environment what was not given; what was given wins.
+
+    Reads TALKWIRE_TARGET, _TOKEN, _TIMEOUT, _TLS, _CA_FILE, _CERT_FILE and _KEY_FILE.
 
     Raises:
         ValueError: A token would travel in the clear to another machine.

@@ -7,8 +7,6 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
-from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
 from talkwire import _request
 from talkwire._accumulator import Accumulator
@@ -16,8 +14,10 @@ from talkwire._answer import Answer, Chunk
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, ConnectError, Error, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
-from talkwire._options import TLS, Options, Retry, resolve
+from talkwire._options import TLS, Retry, resolve
 from talkwire._request import CallOptions, ChatOptions, MessageLike
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
 
 class Client:
@@ -124,7 +124,7 @@ class Client:
         return Stream(start, self._error)
 
     def conversation(
-        self, messages: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]
+        self, messages: Iterable[MessageLike] = (), /, **options: Unpack[ChatOptions]
     ) -> "Conversation":
         """Begin a conversation, or go on with one."""
         return Conversation(self, messages, **options)
@@ -166,7 +166,7 @@ class Client:
             except grpc.RpcError:
                 sleep(min(0.2, left))
             finally:
-                call.cancel()
+                call.cancel()  # type: ignore[no-untyped-call]
         return False
 
     @property
@@ -211,9 +211,13 @@ class Client:
             return
         # Whatever is answered shows that there is a connection; the health itself is not asked.
         seconds = self._options.connect_timeout
-        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check")
+        probe = self.channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
         try:
-            probe(b"", timeout=seconds, wait_for_ready=True)
+            probe(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise no_connection(self.target, seconds) from None
@@ -237,8 +241,10 @@ class Client:
 
 
 class Stream(Iterator[Chunk]):
-    """An answer as it is generated. The call starts where the `with` block is entered, and is
-    cancelled on the server wherever and however the block is left before the end.
+    """An answer as it is generated.
+
+    The call starts where the `with` block is entered. Wherever and however the block is left
+    before the end, the call is cancelled on the server.
 
         with client.stream("Tell me a story.") as stream:
             for chunk in stream:

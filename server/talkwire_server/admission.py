@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 from talkwire_proto.v1 import chat_pb2 as pb
-
 from talkwire_server.checks import REQUEST_ID, unsupported, violations
 from talkwire_server.engine import Call
 from talkwire_server.errors import (

@@ -5,10 +5,10 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
+
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
-
 from talkwire_server.admission import Admission, request_id
 from talkwire_server.engine import Delta, Engine
 from talkwire_server.errors import statuses

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from google.protobuf.message import Message
-from talkwire_proto.v1 import chat_pb2 as pb
 
+from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.errors import Violation
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -86,9 +86,8 @@ def _sampling(sampling: pb.Sampling) -> Iterator[Violation]:
             value = getattr(sampling, name)
             if not low <= value <= high:  # also false for NaN
                 yield bad(name, rule, f"{value:g}" if isinstance(value, float) else value)
-    if sampling.HasField("min_tokens") and sampling.HasField("max_tokens"):
-        if 1 <= sampling.max_tokens < sampling.min_tokens:
-            yield bad("min_tokens", f"<= max_tokens ({sampling.max_tokens})", sampling.min_tokens)
+    if 1 <= sampling.max_tokens < sampling.min_tokens:
+        yield bad("min_tokens", f"<= max_tokens ({sampling.max_tokens})", sampling.min_tokens)
     for name in ("stop", "bad_words"):
         for i, word in enumerate(getattr(sampling, name)):
             if not word:

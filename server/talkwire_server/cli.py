@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from time import monotonic
 
 import uvloop
 
@@ -18,10 +19,11 @@ log = logging.getLogger("talkwire")
 
 def main(argv: Sequence[str]) -> int:
     """Serve until told to stop."""
+    started = monotonic()
     if "--help-engine" in argv:
-        from talkwire_server.vllm_engine import arguments
+        from talkwire_server.vllm_engine import config
 
-        return arguments.print_help()
+        return config.print_help()
     settings = options.parse(argv, os.environ)
     logging.basicConfig(
         stream=sys.stderr,
@@ -29,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
     )
     try:
-        return uvloop.run(serve(settings, _engine(settings)))
+        return uvloop.run(serve(settings, _engine(settings), started))
     except EngineStartError as error:
         log.error("%s", error)
         return 1

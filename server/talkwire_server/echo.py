@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Sequence
 from time import monotonic
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from talkwire_proto.v1 import chat_pb2 as pb
 
+from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.conversation import conversation
 from talkwire_server.engine import Call, Delta
 from talkwire_server.errors import ContextLengthExceeded

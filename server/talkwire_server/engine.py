@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Protocol, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
+
 from talkwire_proto.v1 import chat_pb2 as pb
 
 Delta: TypeAlias = pb.ChatStreamResponse

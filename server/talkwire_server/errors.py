@@ -24,6 +24,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+
 from talkwire_proto.v1 import chat_pb2 as pb
 
 DOMAIN = "talkwire"
@@ -66,7 +67,9 @@ class InvalidRequest(CallError):
         yield error_details_pb2.BadRequest(
             field_violations=[
                 error_details_pb2.BadRequest.FieldViolation(
-                    field=v.field, description=v.description, reason=v.reason
+                    field=v.field,
+                    description=v.description,
+                    reason=v.reason,  # type: ignore[call-arg]  # newer than its stubs
                 )
                 for v in self.violations
             ]
@@ -162,7 +165,7 @@ class EngineFailure(CallError):
         super().__init__("the request failed; the server's log has the cause under its id")
 
 
-_STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason]] = {
+_STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueType]] = {
     InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, pb.ERROR_REASON_INVALID_FIELD),
     ContextLengthExceeded: (
         grpc.StatusCode.INVALID_ARGUMENT,

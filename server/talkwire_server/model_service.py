@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import grpc
+
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
-
 from talkwire_server.errors import InvalidRequest, ModelNotFound, Violation, statuses
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

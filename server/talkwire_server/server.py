@@ -11,8 +11,8 @@ import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
 
+from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
 from talkwire_server.admission import Admission
 from talkwire_server.chat_service import ChatService
 from talkwire_server.engine import Engine, EngineStartError
@@ -26,24 +26,24 @@ SERVICES = tuple(service.full_name for service in chat_pb2.DESCRIPTOR.services_b
 
 
 class Server:
-    """A gRPC server around an engine. The socket opens in `listen`, never before the engine has
-    forked its processes; health says SERVING from the end of `load` to the start of `drain`.
+    """A gRPC server around an engine that was launched: nothing may fork beside it any more.
+
+    Health says SERVING from the end of `load` to the start of `drain`.
     """
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
-        self.port = settings.port
+        self.address = settings.address(settings.port)
         self.admission = Admission(engine.models)
         self._settings = settings
         self._engine = engine
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         self._grpc = grpc.aio.server(options=_options(settings))
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(engine, self.admission), self._grpc
-        )
+        chat = ChatService(engine, self.admission)  # type: ignore[abstract]  # the rest: UNIMPLEMENTED
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine.models), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if settings.channelz:
-            channelz.add_channelz_servicer(self._grpc)
+            channelz.add_channelz_servicer(self._grpc)  # type: ignore[arg-type]  # takes both
         if settings.reflection:
             names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._grpc)
@@ -52,9 +52,11 @@ class Server:
         """Open the socket. Health says NOT_SERVING and chats are refused as MODEL_LOADING."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            self.port = self._grpc.add_insecure_port(self._settings.address)
+            port = self._grpc.add_insecure_port(self.address)
         except RuntimeError:
-            raise EngineStartError(f"cannot listen on {self._settings.address}") from None
+            text = f"cannot listen on {self.address}; is another server there?"
+            raise EngineStartError(text) from None
+        self.address = self._settings.address(port)
         await self._grpc.start()
 
     async def load(self) -> None:
@@ -71,12 +73,11 @@ class Server:
             await asyncio.wait_for(self.admission.empty(), self._settings.grace)
         return self.admission.running
 
-    async def stop(self) -> None:
-        """Close the socket, end what still runs, then the engine."""
+    async def close(self) -> None:
+        """Close the socket and end what still runs."""
         await self._grpc.stop(None)
         # stop() returns before the handlers have seen their cancellation.
         await self.admission.empty()
-        await self._engine.stop()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICES):
@@ -95,41 +96,43 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-async def serve(settings: Settings, engine: Engine) -> int:
+async def serve(settings: Settings, engine: Engine, started: float) -> int:
     """Run a server until a signal asks it to stop; return the process's exit status.
+
+    `started` is when the process did, in `time.monotonic` seconds.
 
     0: stopped as asked, every call finished. 1: the engine did not start or died, or calls were
     cut at the end of the grace.
     """
-    started = monotonic()
-    server = Server(settings, engine)
     with stop_signals(on_eof=settings.stop_on_eof) as stop:
         try:
-            return await _life(server, engine, stop, started)
+            await engine.launch()
+            return await _serve(Server(settings, engine), engine, stop, started)
         except EngineStartError as error:
             log.error("%s", error)
             return 1
         finally:
-            await server.stop()
+            await engine.stop()
             log.info("stopped")
 
 
-async def _life(server: Server, engine: Engine, stop: Stop, started: float) -> int:
-    await engine.launch()
+async def _serve(server: Server, engine: Engine, stop: Stop, started: float) -> int:
     await server.listen()
-    log.info("listening on port %d; loading", server.port)
-    if await _first(server.load(), stop.wait()) == 1:
-        return 0
-    names = ", ".join(model.id for model in engine.models)
-    log.info("serving %s on port %d after %.1f s", names, server.port, monotonic() - started)
-    if await _first(engine.failed(), stop.wait()) == 0:
-        log.error("the engine died")
-        return 1
-    log.info("stopping; %d calls running", server.admission.running)
-    if cut := await server.drain():
-        log.warning("%d calls did not finish within the grace", cut)
-        return 1
-    return 0
+    log.info("listening on %s; loading", server.address)
+    try:
+        if await _first(server.load(), stop.wait()) == 1:
+            return 0
+        names = ", ".join(model.id for model in engine.models)
+        log.info("serving %s on %s after %.1f s", names, server.address, monotonic() - started)
+        if await _first(engine.failed(), stop.wait()) == 0:
+            log.error("the engine died")
+            return 1
+        log.info("stopping; %d calls running", server.admission.running)
+        if cut := await server.drain():
+            log.warning("%d calls did not finish within the grace", cut)
+        return 1 if cut else 0
+    finally:
+        await server.close()
 
 
 async def _first(*steps: Coroutine[Any, Any, Any]) -> int:

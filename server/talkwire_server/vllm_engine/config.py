@@ -1,0 +1,74 @@
+"""vLLM's configuration: its own engine flags, with defaults for a small machine without a GPU."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMError
+from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from talkwire_server import model
+from talkwire_server.engine import EngineStartError
+from talkwire_server.settings import Settings
+
+CPU_DEFAULTS: dict[str, Any] = {
+    "dtype": "float32",  # exact in any batch, and faster than bfloat16 from about four streams on
+    "enforce_eager": True,  # compiling takes minutes
+    "distributed_executor_backend": "uni",  # one process for the engine, all cores for its threads
+    "kv_cache_memory_bytes": 1 << 30,
+    "max_model_len": -1,  # as long as the KV cache holds
+    "max_num_batched_tokens": 1024,  # also what the warm-up at start computes
+    "max_num_seqs": 64,
+}
+
+
+def configure(settings: Settings, path: str) -> VllmConfig:
+    """Make vLLM's configuration.
+
+    Raises:
+        EngineStartError: The model or a flag is wrong.
+        SystemExit: A flag does not parse; vLLM's parser has said so.
+
+    """
+    parser = _parser()
+    if current_platform.is_cpu():
+        parser.set_defaults(**CPU_DEFAULTS)
+    parser.set_defaults(model=path, served_model_name=served_names(settings, path))
+    flags = parser.parse_args(list(settings.engine_args))
+    try:
+        return AsyncEngineArgs.from_cli_args(flags).create_engine_config(
+            UsageContext.OPENAI_API_SERVER
+        )
+    except (ValidationError, ValueError, OSError, VLLMError) as error:
+        raise EngineStartError(f"vLLM cannot serve {path}: {_first_line(error)}") from error
+
+
+def served_names(settings: Settings, path: str) -> list[str]:
+    """Name the model: as told, else by its id, a local path by its last part."""
+    if settings.served_model_name:
+        return list(settings.served_model_name)
+    if settings.model is None:
+        return [model.NAME]
+    return [Path(path).resolve().name if Path(path).is_dir() else path]
+
+
+def print_help() -> int:
+    """Print vLLM's engine flags."""
+    _parser().print_help(sys.stdout)
+    return 0
+
+
+def _parser() -> FlexibleArgumentParser:
+    parser = FlexibleArgumentParser(prog="talkwire serve", add_help=False)
+    return AsyncEngineArgs.add_cli_args(parser)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(fault["msg"] for fault in error.errors())
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
