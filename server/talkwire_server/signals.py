@@ -1,11 +1,16 @@
 """Signals: the one module that knows them."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# A forked child shares the pipe that wakes the parent's loop: what signals the child gets, the
+# parent would believe to have got itself.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 class Stop:
@@ -52,9 +57,15 @@ def stop_signals(*, on_eof: bool) -> Iterator[Stop]:
             loop.remove_reader(sys.stdin.fileno())
 
 
+def shield_children() -> None:
+    """Keep SIGINT from the processes that this thread starts.
+
+    Ctrl-C reaches every process of a terminal, and the engine must outlive the drain.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def kill_children() -> None:
     """Kill this process's children, the engine's among them, so that none is left behind."""
-    import multiprocessing
-
     for child in multiprocessing.active_children():
         child.kill()

@@ -20,7 +20,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call, Delta, EngineStartError
 from talkwire_server.errors import EngineFailure
 from talkwire_server.settings import Settings
-from talkwire_server.signals import kill_children
+from talkwire_server.signals import kill_children, shield_children
 from talkwire_server.vllm_engine.failures import generating
 from talkwire_server.vllm_engine.prompt import Prompts, default_sampling
 
@@ -69,10 +69,12 @@ class VllmEngine:
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         log.info("starting the engine")
         threading.Thread(target=self._build, name="build-engine", daemon=True).start()
-        while fork and not (multiprocessing.active_children() or self._building.done()):
-            await asyncio.sleep(0.02)  # vLLM tells nobody when it has forked
+        # vLLM tells nobody when it has forked.
+        while fork and not (multiprocessing.active_children() or self._building.done()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     def _build(self) -> None:
+        shield_children()
         try:
             llm = AsyncLLM.from_vllm_config(
                 self._config, usage_context=UsageContext.OPENAI_API_SERVER
@@ -105,8 +107,8 @@ class VllmEngine:
 
     async def failed(self) -> str:
         """Wait until vLLM says that its engine is dead; its own monitor knows at once."""
-        while not (self._llm and self._llm.errored):
-            await asyncio.sleep(0.25)  # nor when its engine has died
+        while not (self._llm and self._llm.errored):  # noqa: ASYNC110  # vLLM has no event for it
+            await asyncio.sleep(0.25)
         return str(self._llm.dead_error)
 
     async def stop(self) -> None:
