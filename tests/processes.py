@@ -1,0 +1,75 @@
+"""Programs in processes of their own: an echo server, and tools that run to their end."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BUF = ROOT / "tests/node/node_modules/.bin/buf"
+
+
+class ServerProcess:
+    """`talkwire_server` in a process of its own; its log is read as far as a test asks."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    @cached_property
+    def target(self) -> str:
+        """Where it serves, once it does."""
+        return self.logs("serving echo on ").partition(" on ")[2].split()[0]
+
+    def logs(self, text: str) -> str:
+        """Wait until the server logs a line with this text; return the line."""
+        assert self.process.stderr
+        seen = []
+        for line in self.process.stderr:
+            seen.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"the server ended without {text!r}:\n{''.join(seen)}")
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def ends(self) -> tuple[int, str]:
+        """Wait for its end; return its exit status and what of its log was not read."""
+        _, log = self.process.communicate()
+        return self.process.returncode, log
+
+
+@contextmanager
+def launched(*flags: str, **environment: str) -> Iterator[ServerProcess]:
+    """Run a server with an echo engine on a free port; if it is there at the end, kill it."""
+    command = [sys.executable, "-m", "talkwire_server", "--engine=echo", "--port=0", *flags]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    ) as process:
+        try:
+            yield ServerProcess(process)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def serving(*flags: str) -> Iterator[str]:
+    """Run an echo server for the length of the block; yield its address."""
+    with launched(*flags) as server:
+        yield server.target
+        server.signal(signal.SIGTERM)
+        server.ends()
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in the project's folder and let it fail."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
