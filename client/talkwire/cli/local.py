@@ -1,0 +1,113 @@
+"""A server of the chat's own: started if nobody serves the target, ended however the chat ends.
+
+The server watches its standard input, a pipe whose other end this process holds: when this process
+ends, even by SIGKILL, the kernel closes the pipe and the server stops. Knows no engine.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from talkwire._errors import ConnectError, Error
+from talkwire._sync import Client
+from talkwire.cli import state
+from talkwire.cli.status import FAILED, Complaint
+
+Say = Callable[[str], None]
+
+_LOCAL = re.compile(r"(localhost|127\.[\d.]+|\[::1?\]):(\d+)|(unix:.+)")
+_LOG_PREFIX = re.compile(r"^[\d-]+ [\d:,]+ talkwire [A-Z]+ ")
+_TAIL = 12  # lines of the log that explain a failed start
+
+
+@contextmanager
+def serving(target: str, arguments: Sequence[str], say: Say) -> Iterator[None]:
+    """See to it that the target is served for the length of the block; `say` how that goes."""
+    address = _address(target)
+    with Client(target, wait_for_ready=False, retry=None, timeout=5.0) as client:
+        if _answers(client):
+            _wait(client)
+            yield
+            return
+        log = state.folder() / "serve.log"
+        say(f"starting a server; its log is {log}")
+        process = _start([*address, *arguments], log)
+        try:
+            _wait_for(process, client, log, say)
+            yield
+        finally:
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """Close the server's standard input; help if it has not ended after `patience` seconds."""
+    if process.stdin:
+        process.stdin.close()
+    for help_along in (process.terminate, partial(os.killpg, process.pid, signal.SIGKILL)):
+        try:
+            process.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            help_along()
+    process.wait()
+
+
+def _address(target: str) -> list[str]:
+    if not (match := _LOCAL.fullmatch(target)):
+        text = f"--local serves on this machine; {target} is not localhost:PORT or unix:PATH"
+        raise Complaint(text)
+    host, port, path = match.groups()
+    if path:
+        return ["--host", path]
+    return ["--host", "127.0.0.1" if host == "localhost" else host.strip("[]"), "--port", port]
+
+
+def _answers(client: Client) -> bool:
+    """Tell whether somebody listens there, loading or serving."""
+    try:
+        client.models()
+    except ConnectError:
+        return False
+    except Error:
+        pass
+    return True
+
+
+def _start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    log.unlink(missing_ok=True)  # not truncated: another chat's server may still write there
+    with log.open("xb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "talkwire", "serve", "--stop-on-eof", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in the terminal is the chat's
+        )
+
+
+def _wait(client: Client) -> None:
+    while not client.ready(1.0):
+        pass
+
+
+def _wait_for(process: subprocess.Popen[bytes], client: Client, log: Path, say: Say) -> None:
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        serves = False
+        while not serves:
+            serves = client.ready(0.5)
+            for line in lines:
+                if text := _LOG_PREFIX.sub("", line).strip():
+                    say(text)
+            if not serves and process.poll() is not None:
+                raise Complaint(_failure(process.returncode, log), FAILED)
+
+
+def _failure(code: int, log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([f"the server ended with status {code}; the end of {log}:", *lines[-_TAIL:]])
