@@ -22,7 +22,7 @@ class ServerProcess:
     @cached_property
     def target(self) -> str:
         """Where it serves, once it does."""
-        return self.logs("serving echo on ").partition(" on ")[2].split()[0]
+        return self.logs(" serving ").rpartition(" on ")[2].split()[0]
 
     def logs(self, text: str) -> str:
         """Wait until the server logs a line with this text; return the line."""
