@@ -71,5 +71,12 @@ def serving(*flags: str) -> Iterator[str]:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a program in the project's folder and let it fail."""
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    """Run a program in the project's folder, with nothing to read, and let it fail."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
