@@ -213,7 +213,8 @@ class AsyncClient:
         if self._options.wait_for_ready:
             seconds = self._options.connect_timeout
             try:
-                await asyncio.wait_for(self.channel.channel_ready(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self.channel.channel_ready()
             except TimeoutError:
                 raise no_connection(self.target, seconds) from None
 

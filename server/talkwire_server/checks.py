@@ -28,6 +28,20 @@ _SUPPORTED: _Support = {
 
 _ROLES = {pb.ROLE_SYSTEM, pb.ROLE_USER, pb.ROLE_ASSISTANT, pb.ROLE_DEVELOPER, pb.ROLE_UNSPECIFIED}
 
+# Template variables that are the request's own fields or the server's business.
+_RESERVED = {
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "documents",
+    "messages",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tools",
+}
+
 
 def unsupported(request: pb.ChatRequest) -> list[str]:
     """Name every part of the request that this server does not support."""
@@ -67,6 +81,8 @@ def _conversation(request: pb.ChatRequest) -> Iterator[Violation]:
             yield Violation(f"messages[{i}].role", f"unknown role {message.role}", "UNKNOWN_ENUM")
         if not message.text and not message.parts and message.role != pb.ROLE_ASSISTANT:
             yield Violation(f"messages[{i}].text", "required", "REQUIRED")
+    for name in sorted(_RESERVED & request.template.kwargs.fields.keys()):
+        yield Violation(f"template.kwargs.{name}", "is the server's to set", "RESERVED")
     if request.template.continue_final_message:
         last = pb.ROLE_USER if request.query else request.messages[-1:][0].role
         if last != pb.ROLE_ASSISTANT:

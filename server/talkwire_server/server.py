@@ -70,7 +70,8 @@ class Server:
         self.admission.close()
         await self._health.enter_graceful_shutdown()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.admission.empty(), self._settings.grace)
+            async with asyncio.timeout(self._settings.grace):
+                await self.admission.empty()
         return self.admission.running
 
     async def close(self) -> None:
@@ -117,9 +118,9 @@ async def serve(settings: Settings, engine: Engine, started: float) -> int:
 
 
 async def _serve(server: Server, engine: Engine, stop: Stop, started: float) -> int:
-    await server.listen()
-    log.info("listening on %s; loading", server.address)
     try:
+        await server.listen()
+        log.info("listening on %s; loading", server.address)
         if await _first(server.load(), stop.wait()) == 1:
             return 0
         names = ", ".join(model.id for model in engine.models)

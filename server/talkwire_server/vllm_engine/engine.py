@@ -53,6 +53,12 @@ class VllmEngine:
         ]
 
     @property
+    def llm(self) -> AsyncLLM:
+        """The AsyncLLM itself. Only between `ready` and `stop`."""
+        assert self._llm, "the engine is not ready"
+        return self._llm
+
+    @property
     def unfinished(self) -> int:
         """How many requests vLLM has not finished."""
         return self._llm.get_num_unfinished_requests() if self._llm else 0
@@ -116,13 +122,14 @@ class VllmEngine:
         if not self._building.done():
             kill_children()
         if self._llm:
-            llm, self._llm = self._llm, None
+            llm, self._llm, self._building = self._llm, None, Future()
+            if llm.output_handler:
+                llm.output_handler.cancel()  # else it reports the engine's end as a failure
             await asyncio.to_thread(llm.shutdown, timeout=10)
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
-        llm = self._llm
-        assert llm, "a stream before the engine is ready"
+        llm = self.llm
         with generating():
             prompt, sampling = await self._prompts.render(call)
             tokens, started = 0, False

@@ -36,12 +36,12 @@ def rendering() -> Iterator[None]:
     """Make faults found while a request becomes a prompt the caller's: INVALID_ARGUMENT."""
     try:
         yield
-    except TemplateError as error:
-        # raise_exception('...') in the model's template: its author's words for the caller.
-        raise _invalid("messages", f"refused by the model's chat template: {error}") from error
-    except (ValidationError, ValueError, TypeError, OverflowError) as error:
-        log.debug("vLLM refuses a request", exc_info=True)
-        raise _invalid("request", "vLLM cannot render it") from error
+    except VLLMValidationError as error:
+        # Without a parameter: what the chat template's author says of the messages.
+        raise invalid(_field(error, "messages"), Exception.__str__(error)) from error
+    except (TemplateError, ValidationError, ValueError, TypeError, OverflowError) as error:
+        log.warning("vLLM cannot render a request", exc_info=True)
+        raise invalid("request", "vLLM cannot render it") from error
 
 
 @contextmanager
@@ -52,17 +52,21 @@ def generating() -> Iterator[None]:
     except CallError:
         raise
     except VLLMValidationError as error:
-        field = _FIELDS.get(error.parameter or "", "request")
-        raise _invalid(field, Exception.__str__(error)) from error
+        raise invalid(_field(error, "request"), Exception.__str__(error)) from error
     except NotImplementedError as error:
         raise UnsupportedFeature([str(error)]) from error
     except VLLMClientError as error:
-        raise _invalid("request", str(error)) from error
+        raise invalid("request", str(error)) from error
     except EngineDeadError as error:
         raise EngineDead from error
     except GracefulHTTPError as error:
         raise EngineFailure from error
 
 
-def _invalid(field: str, text: str) -> InvalidRequest:
+def invalid(field: str, text: str) -> InvalidRequest:
+    """Make the refusal of one field."""
     return InvalidRequest([Violation(field, text)])
+
+
+def _field(error: VLLMValidationError, default: str) -> str:
+    return _FIELDS.get(error.parameter, "request") if error.parameter else default

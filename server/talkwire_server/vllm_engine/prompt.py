@@ -20,7 +20,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.conversation import ROLE_NAMES, conversation
 from talkwire_server.engine import Call
 from talkwire_server.errors import ContextLengthExceeded
-from talkwire_server.vllm_engine.failures import rendering
+from talkwire_server.vllm_engine.failures import invalid, rendering
 
 # Names of `Sampling` that vLLM's request spells differently.
 _SPELLED = {
@@ -72,12 +72,14 @@ class Prompts:
         """
         with rendering():
             request = _Request(**self._request(call))
-            _, (prompt,) = await self._renderer.render_chat(request)
+            rendered = await self._renderer.render_chat(request)
+            if not isinstance(rendered, tuple):  # vLLM returns some of its refusals
+                raise invalid("request", rendered.error.message)
+            _, (prompt,) = rendered
             tokens, limit = len(prompt["prompt_token_ids"]), self._config.max_model_len
             if tokens >= limit:
                 raise ContextLengthExceeded(tokens, limit)
-            wanted = request.max_completion_tokens
-            max_tokens = get_max_tokens(limit, wanted, tokens, self._defaults)
+            max_tokens = get_max_tokens(limit, request.max_completion_tokens, tokens, {})
             return prompt, request.to_sampling_params(max_tokens, self._defaults)
 
     def _request(self, call: Call) -> dict[str, Any]:
@@ -90,6 +92,7 @@ class Prompts:
             "messages": messages,
             "request_id": call.id,
             "stream": not call.final_only,
+            "max_completion_tokens": self._defaults.get("max_tokens", self._config.max_model_len),
             **_sampling(request.sampling),
         }
         if request.template.HasField("kwargs"):

@@ -1,0 +1,49 @@
+"""Rendering with other templates than the embedded model's, on the real renderer."""
+
+import pytest
+
+from support import RunningServer
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.engine import Call
+from talkwire_server.errors import InvalidRequest
+
+STRICT = """{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('Roles must alternate user/assistant/user/assistant') }}{% endif %}
+{{ m.role }}={{ m.content }};{% endfor %}"""
+MOODY = "{% for m in messages %}{{ m.content }}{% endfor %}|{{ mood }}|{{ level + 1 }}|{{ deep }}"
+
+
+async def render(vllm: RunningServer, template: str, request: pb.ChatRequest) -> str:
+    """Render with a template, through the engine's own tokenizer and back."""
+    from talkwire_server.vllm_engine.engine import VllmEngine  # only now: it imports vLLM
+    from talkwire_server.vllm_engine.prompt import Prompts
+
+    assert isinstance(vllm.engine, VllmEngine)
+    llm = vllm.engine.llm
+    prompts = Prompts(llm.model_config, llm.renderer, template, default_system="")
+    prompt, _ = await prompts.render(Call("id", "model", request))
+    text: str = llm.renderer.tokenizer.decode(prompt["prompt_token_ids"])
+    return text
+
+
+async def test_an_order_of_roles_that_the_template_refuses(vllm: RunningServer) -> None:
+    """INVALID_ARGUMENT in the words of the template's author."""
+    request = pb.ChatRequest(query="b", messages=[pb.Message(text="a")])
+    with pytest.raises(InvalidRequest) as caught:
+        await render(vllm, STRICT, request)
+
+    (violation,) = caught.value.violations
+    assert violation.field == "messages"
+    assert violation.description == (
+        "refused by the model's chat template: Roles must alternate user/assistant/user/assistant"
+    )
+    request.messages.append(pb.Message(role=pb.ROLE_ASSISTANT, text="c"))
+    assert "assistant=c;" in await render(vllm, STRICT, request)
+
+
+async def test_template_variables_keep_their_types(vllm: RunningServer) -> None:
+    """Whole numbers of a Struct reach the template as integers, also deep inside."""
+    request = pb.ChatRequest(query="Hi")
+    request.template.kwargs.update({"mood": "gay", "level": 41, "deep": {"a": [1, 2.5, True]}})
+
+    assert await render(vllm, MOODY, request) == "Hi|gay|42|{'a': [1, 2.5, True]}"
