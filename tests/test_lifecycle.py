@@ -63,6 +63,20 @@ async def test_health_follows_the_life_of_a_server(service: str) -> None:
     assert checked == SERVING
 
 
+@STOPS
+def test_who_watches_an_idle_server_is_told_that_it_leaves(stop: int) -> None:
+    """Even where nothing keeps the server, NOT_SERVING is sent before the connection ends."""
+    with launched() as server, client(server.target) as caller:
+        watch = health_pb2_grpc.HealthStub(caller.channel).Watch(health_pb2.HealthCheckRequest())
+        told = [next(watch).status]
+        server.signal(stop)
+        told.append(next(watch).status)
+        status, _ = server.ends()
+
+    assert told == [SERVING, NOT_SERVING]
+    assert status == 0
+
+
 async def test_a_loading_server_says_so() -> None:
     """A chat with a server that still loads is refused as MODEL_LOADING, with a time to retry."""
     server = Server(Settings(port=0), EchoEngine("echo", "", 0))

@@ -76,7 +76,7 @@ class Server:
 
     async def close(self) -> None:
         """Close the socket and end what still runs."""
-        await self._grpc.stop(None)
+        await self._grpc.stop(0.1)  # so that the last health still reaches who watches it
         # stop() returns before the handlers have seen their cancellation.
         await self.admission.empty()
 
