@@ -279,6 +279,21 @@ def test_wrong_settings_are_named_all_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "content", [b"grace: [", b"- grace", b"", b"\xff"], ids=["broken", "list", "empty", "binary"]
+)
+def test_a_file_that_holds_no_settings_is_refused(content: bytes, tmp_path: Path) -> None:
+    """What cannot be read from `--config` ends the process with status 2 and says so in words."""
+    file = tmp_path / "serve.yaml"
+    file.write_bytes(content)
+    with launched(f"--config={file}") as server:
+        status, log = server.ends()
+
+    assert status == 2
+    assert "talkwire serve: error: " in log
+    assert "Traceback" not in log
+
+
 def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
     """`--host unix:PATH` serves on a socket of the file system, and takes it away at the end."""
     path = tmp_path / "talkwire.sock"

@@ -31,7 +31,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         values = {f.name: getattr(known, f.name) for f in fields(Settings) if f.name in known}
         values["served_model_name"] = tuple(values["served_model_name"])
         return Settings(**values, engine_args=tuple(engine_args))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
 
 
