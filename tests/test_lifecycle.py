@@ -279,6 +279,16 @@ def test_wrong_settings_are_named_all_at_once() -> None:
     )
 
 
+def test_a_key_without_a_value_says_nothing(tmp_path: Path) -> None:
+    """An empty key of the file leaves the default, rather than the word None."""
+    file = tmp_path / "serve.yaml"
+    file.write_text("default_system:\n", encoding="utf-8")
+    with launched(f"--config={file}") as server, client(server.target) as caller:
+        model = caller.model()
+
+    assert model.default_system == Settings().default_system
+
+
 @pytest.mark.parametrize(
     "content", [b"grace: [", b"- grace", b"", b"\xff"], ids=["broken", "list", "empty", "binary"]
 )

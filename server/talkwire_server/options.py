@@ -59,7 +59,7 @@ def _flag(name: str, value: Any) -> Iterator[str]:
         yield f"--{dashed}" if value else f"--no-{dashed}"
     elif isinstance(value, list):
         yield from (f"--{dashed}", *map(str, value))
-    else:
+    elif value is not None:  # a key without a value says nothing
         yield f"--{dashed}={json.dumps(value) if isinstance(value, dict) else value}"
 
 
