@@ -84,8 +84,8 @@ def _conversation(request: pb.ChatRequest) -> Iterator[Violation]:
     for name in sorted(_RESERVED & request.template.kwargs.fields.keys()):
         yield Violation(f"template.kwargs.{name}", "is the server's to set", "RESERVED")
     if request.template.continue_final_message:
-        last = pb.ROLE_USER if request.query else request.messages[-1:][0].role
-        if last != pb.ROLE_ASSISTANT:
+        last = request.messages[-1] if request.messages and not request.query else None
+        if last is None or last.role != pb.ROLE_ASSISTANT:
             yield Violation(
                 "template.continue_final_message", "the last message must be the assistant's"
             )

@@ -6,7 +6,8 @@
     ├── ModelNotFound             NOT_FOUND
     ├── UnsupportedFeature        FAILED_PRECONDITION
     ├── RequestIdInUse            ALREADY_EXISTS
-    ├── ModelLoading              UNAVAILABLE, with a delay after which to try again
+    ├── QueueFull                 RESOURCE_EXHAUSTED, with a delay after which to try again
+    ├── ModelLoading              UNAVAILABLE, the same
     ├── ShuttingDown              UNAVAILABLE, the same
     ├── EngineDead                UNAVAILABLE
     └── EngineFailure             INTERNAL
@@ -137,6 +138,13 @@ class _Later(CallError):
         )
 
 
+class QueueFull(_Later):
+    """Too many wait already."""
+
+    def __init__(self) -> None:
+        super().__init__("too many requests are waiting")
+
+
 class ModelLoading(_Later):
     """The model is not ready yet."""
 
@@ -177,6 +185,7 @@ _STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueT
         pb.ERROR_REASON_UNSUPPORTED_FEATURE,
     ),
     RequestIdInUse: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_REQUEST_ID_IN_USE),
+    QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUEUE_FULL),
     ModelLoading: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_MODEL_LOADING),
     ShuttingDown: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SHUTTING_DOWN),
     EngineDead: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_ENGINE_DEAD),

@@ -96,9 +96,12 @@ async def test_every_fault_is_named_at_once(client: Any) -> None:
     error = caught.value
     assert grpc.StatusCode.INVALID_ARGUMENT is error.code
     assert error.reason == "INVALID_FIELD"
-    assert [
-        violation.field for violation in error.violations
-    ] == ["request_id", "sampling.temperature", "sampling.top_p", "sampling.stop[0]"]
+    assert [violation.field for violation in error.violations] == [
+        "request_id",
+        "sampling.temperature",
+        "sampling.top_p",
+        "sampling.stop[0]",
+    ]
     assert error.violations[1].description == "must be >= 0, got -1"
     assert error.request_id
 

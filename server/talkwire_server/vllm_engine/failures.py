@@ -13,8 +13,8 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.errors import (
     CallError,
     EngineDead,
-    EngineFailure,
     InvalidRequest,
+    QueueFull,
     UnsupportedFeature,
     Violation,
 )
@@ -54,13 +54,13 @@ def generating() -> Iterator[None]:
     except VLLMValidationError as error:
         raise invalid(_field(error, "request"), Exception.__str__(error)) from error
     except NotImplementedError as error:
-        raise UnsupportedFeature([str(error)]) from error
+        raise UnsupportedFeature(["request"]) from error
     except VLLMClientError as error:
         raise invalid("request", str(error)) from error
     except EngineDeadError as error:
         raise EngineDead from error
-    except GracefulHTTPError as error:
-        raise EngineFailure from error
+    except GracefulHTTPError as error:  # vLLM's own --max-num-queued-reqs and -tokens
+        raise QueueFull from error
 
 
 def invalid(field: str, text: str) -> InvalidRequest:

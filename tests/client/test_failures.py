@@ -1,0 +1,205 @@
+"""From statuses to exceptions, through real servers that fail on purpose."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+import talkwire
+from support import RunningServer, calling
+from talkwire import TLS, AsyncClient, Client
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1 import chat_pb2_grpc
+from talkwire_server.admission import Admission
+from talkwire_server.chat_service import ChatService
+from talkwire_server.echo import EchoEngine
+
+Code = grpc.StatusCode
+
+
+class Failing(chat_pb2_grpc.ChatServiceServicer):
+    """Fails every chat with one status, and counts the attempts."""
+
+    def __init__(self, code: grpc.StatusCode, *trailers: tuple[str, Any]) -> None:
+        self.attempts = 0
+        self._code = code
+        self._trailers = trailers
+
+    async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
+        """Fail."""
+        self.attempts += 1
+        await context.abort(self._code, "no", trailing_metadata=self._trailers)
+        raise AssertionError
+
+    async def ChatStream(
+        self, request: pb.ChatRequest, context: Any
+    ) -> AsyncIterator[pb.ChatStreamResponse]:
+        """Say one word, then fail."""
+        self.attempts += 1
+        yield pb.ChatStreamResponse(text="one", id="i", model="m")
+        await context.abort(self._code, "no", trailing_metadata=self._trailers)
+
+
+@asynccontextmanager
+async def failing(service: Any) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (Code.INVALID_ARGUMENT, talkwire.InvalidRequest),
+        (Code.NOT_FOUND, talkwire.ModelNotFound),
+        (Code.FAILED_PRECONDITION, talkwire.Unsupported),
+        (Code.UNIMPLEMENTED, talkwire.Unsupported),
+        (Code.ALREADY_EXISTS, talkwire.RequestIdInUse),
+        (Code.UNAUTHENTICATED, talkwire.Unauthenticated),
+        (Code.PERMISSION_DENIED, talkwire.PermissionDenied),
+        (Code.RESOURCE_EXHAUSTED, talkwire.Overloaded),
+        (Code.UNAVAILABLE, talkwire.ConnectError),
+        (Code.DEADLINE_EXCEEDED, talkwire.Timeout),
+        (Code.CANCELLED, talkwire.Cancelled),
+        (Code.INTERNAL, talkwire.ServerError),
+        (Code.UNKNOWN, talkwire.ServerError),
+    ],
+)
+async def test_each_status_is_an_exception(
+    kind: str, code: grpc.StatusCode, expected: type[talkwire.Error]
+) -> None:
+    """A status without details maps by its code, in both clients."""
+    service = Failing(code)
+    async with failing(service) as target, calling(kind, target, retry=None) as caller:
+        with pytest.raises(talkwire.Error) as caught:
+            await caller.chat("x")
+
+    assert type(caught.value) is expected
+    assert (caught.value.code, caught.value.reason, service.attempts) == (code, "", 1)
+    assert (caught.value.request_id, caught.value.retry_after) == ("", None)
+
+
+async def test_details_are_read(kind: str) -> None:
+    """Reason, metadata, violations and the delay come from google.rpc's details."""
+    status = status_pb2.Status(code=Code.UNAVAILABLE.value[0])
+    for detail in (
+        error_details_pb2.ErrorInfo(reason="SHUTTING_DOWN", metadata={"request_id": "r"}),
+        error_details_pb2.RetryInfo(retry_delay={"nanos": 250_000_000}),
+        error_details_pb2.BadRequest(field_violations=[{"field": "f", "description": "d"}]),
+        error_details_pb2.DebugInfo(detail="unknown to the client"),
+    ):
+        status.details.add().Pack(detail)
+    service = Failing(Code.UNAVAILABLE, ("grpc-status-details-bin", status.SerializeToString()))
+    async with failing(service) as target, calling(kind, target, retry=None) as caller:
+        with pytest.raises(talkwire.Unavailable) as caught:
+            await caller.chat("x")
+
+    error = caught.value
+    assert type(error) is talkwire.Unavailable
+    assert (error.reason, error.request_id, error.retry_after) == ("SHUTTING_DOWN", "r", 0.25)
+    assert error.violations == (talkwire.Violation("f", "d"),)
+
+
+async def test_a_refused_call_is_tried_again_a_begun_stream_never(kind: str) -> None:
+    """GRPC's own retries: 4 attempts by default, none once something came."""
+    service = Failing(Code.UNAVAILABLE, ("grpc-retry-pushback-ms", "1"))
+    async with failing(service) as target, calling(kind, target) as caller:
+        with pytest.raises(talkwire.ConnectError):
+            await caller.chat("x")
+        assert service.attempts == 4
+        async with caller.stream("x") as stream:
+            with pytest.raises(talkwire.ConnectError) as caught:
+                await stream.wait()
+
+    assert service.attempts == 5
+    assert caught.value.partial
+    assert (caught.value.partial.text, caught.value.partial.id) == ("one", "i")
+
+
+async def test_a_cancelled_task_stays_cancelled(slow_echo: RunningServer) -> None:
+    """Cancelling the task is asyncio's affair: no talkwire exception, and the server stops."""
+    async with AsyncClient(slow_echo.target) as client:
+
+        async def read() -> None:
+            async with client.stream("word " * 500) as stream:
+                await stream.wait()
+
+        task = asyncio.ensure_future(read())
+        while not slow_echo.engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(slow_echo.server.admission.empty(), 5)
+
+
+async def test_conversations_stream(slow_echo: RunningServer) -> None:
+    """A streamed turn is added at its end; one that is left early is not."""
+    async with AsyncClient(slow_echo.target) as client:
+        conversation = client.conversation()
+        async with conversation.stream("a b") as stream:
+            texts = [chunk.text async for chunk in stream]
+        async with conversation.stream("c d e f g") as stream:
+            await anext(stream)
+    with Client(slow_echo.target) as blocking:
+        same = blocking.conversation(conversation.messages)
+
+        def turn() -> None:
+            with same.stream("c d e f g") as stream:
+                next(stream)
+            with same.stream("h") as stream:
+                stream.wait()
+
+        await asyncio.to_thread(turn)
+
+    assert texts == ["a", " b", ""]
+    assert [m.text for m in conversation.messages] == ["a b", "a b"]
+    assert [m.text for m in same.messages] == ["a b", "a b", "h", "h"]
+
+
+async def test_a_channel_of_ones_own_and_the_stub(echo: RunningServer) -> None:
+    """`channel=` is used as it is; `stub` is the generated one on the client's channel."""
+    async with AsyncClient(channel=grpc.aio.insecure_channel(echo.target)) as client:
+        assert (await client.chat("x")).text == "x"
+        response = await client.stub.Chat(pb.ChatRequest(query="y"))
+
+    assert response.message.text == "y"
+
+
+async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
+    """With the authority's file the connection is trusted and carries the token; without not."""
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        + ["-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext"]
+        + ["subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    engine = EchoEngine("echo", "", 0)
+    admission = Admission(engine.models)
+    admission.open()
+    server = grpc.aio.server()
+    service = ChatService(engine, admission)  # type: ignore[abstract]
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
+    port = server.add_secure_port("localhost:0", credentials)
+    await server.start()
+    files = TLS(ca_file=str(cert))
+    async with calling(kind, f"localhost:{port}", tls=files, token="t") as caller:
+        assert (await caller.chat("safe")).text == "safe"
+    async with calling(kind, f"localhost:{port}", tls=True, connect_timeout=0.5) as caller:
+        with pytest.raises(talkwire.ConnectError):
+            await caller.chat("x")
+    await server.stop(None)

@@ -1,0 +1,127 @@
+"""The rpcs as bare stubs see them: metadata, trailers, what is not there, what goes wrong."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from support import running
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
+from talkwire_server.echo import EchoEngine
+from talkwire_server.engine import Call, Delta
+from talkwire_server.errors import EngineDead, QueueFull
+from talkwire_server.server import Server
+from talkwire_server.settings import Settings
+
+
+async def test_the_request_id_is_in_the_initial_metadata(channel: grpc.aio.Channel) -> None:
+    """`x-request-id` is sent on admission, and equals the id of the first message."""
+    call = ChatServiceStub(channel).ChatStream(pb.ChatRequest(query="a b"))
+    metadata = dict(await call.initial_metadata())
+    first = await call.read()
+
+    assert metadata["x-request-id"] == first.id  # type: ignore[union-attr]
+    call.cancel()
+
+
+@pytest.mark.parametrize("method", ["CountTokens", "Abort", "ChatMultiplex"])
+async def test_methods_that_are_not_there_yet(channel: grpc.aio.Channel, method: str) -> None:
+    """A method of the contract without an implementation is UNIMPLEMENTED."""
+    call = channel.unary_unary(f"/talkwire.v1.ChatService/{method}")(b"")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+class Broken(EchoEngine):
+    """An engine that fails as it is told."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("echo", "", 0)
+        self._error = error
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta]:
+        """Say one word, then fail."""
+        yield Delta(text="one")
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "retry"),
+    [
+        (KeyError("/etc/secret"), grpc.StatusCode.INTERNAL, "ENGINE_FAILURE", None),
+        (EngineDead(), grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD", None),
+        (QueueFull(), grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "1000"),
+    ],
+)
+async def test_a_failing_engine(
+    error: Exception, code: grpc.StatusCode, reason: str, retry: str | None
+) -> None:
+    """What came is delivered, then a status that tells nothing internal."""
+    engine = Broken(error)
+    async with running(engine) as server, grpc.aio.insecure_channel(server.target) as channel:
+        call = ChatServiceStub(channel).ChatStream(pb.ChatRequest(query="x", request_id="r"))
+        first = await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+
+    trailers = dict(caught.value.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert first.text == "one"  # type: ignore[union-attr]
+    assert caught.value.code() is code
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.domain, info.metadata["request_id"]) == (reason, "talkwire", "r")
+    assert trailers.get("grpc-retry-pushback-ms") == retry
+    assert "secret" not in str(status)
+
+
+async def test_a_server_that_loads_refuses_with_a_delay() -> None:
+    """MODEL_LOADING before `load`, with RetryInfo, and the models are already described."""
+    server = Server(Settings(port=0), EchoEngine("echo", "", 0))
+    await server.listen()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ChatServiceStub(channel).Chat(pb.ChatRequest(query="x"))
+        models = await ModelServiceStub(channel).ListModels(pb.ListModelsRequest())
+    await server.close()
+
+    trailers = dict(caught.value.trailing_metadata() or ())
+    details = status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details
+    retry = error_details_pb2.RetryInfo()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert details[1].Unpack(retry)
+    assert retry.retry_delay.seconds == 1
+    assert [model.id for model in models.models] == ["echo"]
+
+
+async def test_models_come_in_pages() -> None:
+    """`page_size` and `page_token` walk through the list; bad ones are named together."""
+    engine = EchoEngine("a", "", 0)
+    engine.models = [pb.Model(id=name) for name in "abc"]
+    async with running(engine) as server, grpc.aio.insecure_channel(server.target) as channel:
+        stub = ModelServiceStub(channel)
+        first = await stub.ListModels(pb.ListModelsRequest(page_size=2))
+        rest = await stub.ListModels(pb.ListModelsRequest(page_token=first.next_page_token))
+        with pytest.raises(grpc.aio.AioRpcError, match=r"page_size.*page_token"):
+            await stub.ListModels(pb.ListModelsRequest(page_size=-1, page_token="x"))
+
+    assert [model.id for model in first.models] == ["a", "b"]
+    assert [model.id for model in rest.models] == ["c"]
+    assert not rest.next_page_token
+
+
+async def test_a_stalled_reader_costs_no_other(channel: grpc.aio.Channel) -> None:
+    """A stream that nobody reads does not hold up the next call; its end frees it."""
+    stub = ChatServiceStub(channel)
+    stalled = stub.ChatStream(pb.ChatRequest(query="word " * 8000, system=""))
+    await stalled.initial_metadata()
+
+    answer = await asyncio.wait_for(stub.Chat(pb.ChatRequest(query="x")), 20)
+
+    assert answer.message.text == "x"
+    stalled.cancel()
