@@ -168,13 +168,11 @@ def descendants(kind: type[errors.CallError]) -> Iterator[type[errors.CallError]
 
 
 def test_every_failure_has_a_status() -> None:
-    """The table has a row for each way in which a call fails, and a reason of its own."""
+    """The server's table has a row for each way in which a call can fail."""
     kinds = {kind for kind in descendants(errors.CallError) if not kind.__name__.startswith("_")}
-    reasons = [reason for _, reason in errors._STATUSES.values()]
 
     assert set(errors._STATUSES) == kinds
     assert {type(error) for error, _ in FAILURES} == kinds
-    assert len(set(reasons)) == len(reasons)
 
 
 class Failing(chat_pb2_grpc.ChatServiceServicer):
