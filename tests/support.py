@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
 
 from talkwire import Answer, AsyncClient, Chunk, Client
 from talkwire_server.engine import Engine
@@ -103,3 +106,16 @@ async def calling(kind: str, target: str, **options: Any) -> AsyncIterator[Any]:
     else:
         with Client(target, **options) as sync_client:
             yield ThreadCaller(sync_client)
+
+
+M = TypeVar("M", bound=Message)
+
+
+def make(kind: type[M], /, **fields: Any) -> M:
+    """Make a message of plain dicts and lists, which protobuf takes but its types do not show."""
+    return kind(**fields)
+
+
+def trailers(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """Trailing metadata as a dict."""
+    return dict(cast(Any, error.trailing_metadata()))

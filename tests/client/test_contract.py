@@ -128,6 +128,7 @@ async def test_a_failing_stream_raises_where_it_is_read(client: Any) -> None:
         with pytest.raises(talkwire.ModelNotFound) as caught:
             await stream.wait()
 
+    assert caught.value.partial
     assert caught.value.partial.text == ""
     assert not caught.value.partial.complete
 

@@ -1,7 +1,6 @@
 """From statuses to exceptions, through real servers that fail on purpose."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import talkwire
-from support import RunningServer, calling
+from support import RunningServer, calling, make
 from talkwire import TLS, AsyncClient, Client
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
@@ -80,7 +79,7 @@ async def test_each_status_is_an_exception(
     kind: str, code: grpc.StatusCode, expected: type[talkwire.Error]
 ) -> None:
     """A status without details maps by its code, in both clients."""
-    service = Failing(code)
+    service = Failing(code)  # type: ignore[abstract]
     async with failing(service) as target, calling(kind, target, retry=None) as caller:
         with pytest.raises(talkwire.Error) as caught:
             await caller.chat("x")
@@ -95,12 +94,12 @@ async def test_details_are_read(kind: str) -> None:
     status = status_pb2.Status(code=Code.UNAVAILABLE.value[0])
     for detail in (
         error_details_pb2.ErrorInfo(reason="SHUTTING_DOWN", metadata={"request_id": "r"}),
-        error_details_pb2.RetryInfo(retry_delay={"nanos": 250_000_000}),
-        error_details_pb2.BadRequest(field_violations=[{"field": "f", "description": "d"}]),
+        make(error_details_pb2.RetryInfo, retry_delay={"nanos": 250_000_000}),
+        make(error_details_pb2.BadRequest, field_violations=[{"field": "f", "description": "d"}]),
         error_details_pb2.DebugInfo(detail="unknown to the client"),
     ):
         status.details.add().Pack(detail)
-    service = Failing(Code.UNAVAILABLE, ("grpc-status-details-bin", status.SerializeToString()))
+    service = Failing(Code.UNAVAILABLE, ("grpc-status-details-bin", status.SerializeToString()))  # type: ignore[abstract]
     async with failing(service) as target, calling(kind, target, retry=None) as caller:
         with pytest.raises(talkwire.Unavailable) as caught:
             await caller.chat("x")
@@ -113,7 +112,7 @@ async def test_details_are_read(kind: str) -> None:
 
 async def test_a_refused_call_is_tried_again_a_begun_stream_never(kind: str) -> None:
     """GRPC's own retries: 4 attempts by default, none once something came."""
-    service = Failing(Code.UNAVAILABLE, ("grpc-retry-pushback-ms", "1"))
+    service = Failing(Code.UNAVAILABLE, ("grpc-retry-pushback-ms", "1"))  # type: ignore[abstract]
     async with failing(service) as target, calling(kind, target) as caller:
         with pytest.raises(talkwire.ConnectError):
             await caller.chat("x")
@@ -180,13 +179,12 @@ async def test_a_channel_of_ones_own_and_the_stub(echo: RunningServer) -> None:
 async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
     """With the authority's file the connection is trusted and carries the token; without not."""
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-        + ["-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext"]
-        + ["subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
-        check=True,
-        capture_output=True,
+    make = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
+        f"-subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key} -out {cert}"
     )
+    maker = await asyncio.create_subprocess_exec(*make.split(), stderr=asyncio.subprocess.PIPE)
+    assert (await maker.communicate(), maker.returncode)[1] == 0
     engine = EchoEngine("echo", "", 0)
     admission = Admission(engine.models)
     admission.open()

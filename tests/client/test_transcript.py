@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from support import make
 from talkwire import Accumulator, Answer, Client
 from talkwire._answer import finish_reason
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -13,7 +14,9 @@ CLIENT = Client("localhost:1")
 
 def answer(text: str) -> Answer:
     usage = pb.Usage(prompt_tokens=3, completion_tokens=1)
-    return Answer(pb.ChatResponse(message={"role": pb.ROLE_ASSISTANT, "text": text}, usage=usage))
+    return Answer(
+        make(pb.ChatResponse, message={"role": pb.ROLE_ASSISTANT, "text": text}, usage=usage)
+    )
 
 
 def test_undo_takes_back_the_last_turn() -> None:
@@ -44,7 +47,9 @@ def test_a_fork_goes_its_own_way() -> None:
 def test_save_and_load_keep_everything(tmp_path: Path) -> None:
     """Messages and system come back as they were, the empty system too."""
     for system in ("be brief", "", None):
-        conversation = CLIENT.conversation(**({} if system is None else {"system": system}))
+        conversation = CLIENT.conversation()
+        if system is not None:
+            conversation.options["system"] = system
         conversation.add("naïve ☕\nline", answer("b"))
         conversation.save(tmp_path / "chat.jsonl")
         other = CLIENT.conversation(system="other")
@@ -72,13 +77,16 @@ def test_the_accumulator_folds_everything_a_stream_may_carry() -> None:
     """Several answers mixed, tool calls in pieces, ids, log-probabilities, the ends."""
     accumulator = Accumulator()
     for delta in (
-        pb.ChatStreamResponse(id="i", model="m", text="a", prompt_token_ids=[1], token_ids=[2]),
-        pb.ChatStreamResponse(index=1, text="x", logprobs=[{"token_id": 9}]),
-        pb.ChatStreamResponse(reasoning="th", tool_calls=[{"id": "c", "name": "f"}]),
-        pb.ChatStreamResponse(reasoning="ink", tool_calls=[{"arguments": '{"a"'}]),
-        pb.ChatStreamResponse(tool_calls=[{"arguments": ":1}"}, {"index": 1, "name": "g"}]),
-        pb.ChatStreamResponse(text="b", finish_reason=pb.FINISH_REASON_TOOL_CALLS),
-        pb.ChatStreamResponse(
+        make(
+            pb.ChatStreamResponse, id="i", model="m", text="a", prompt_token_ids=[1], token_ids=[2]
+        ),
+        make(pb.ChatStreamResponse, index=1, text="x", logprobs=[{"token_id": 9}]),
+        make(pb.ChatStreamResponse, reasoning="th", tool_calls=[{"id": "c", "name": "f"}]),
+        make(pb.ChatStreamResponse, reasoning="ink", tool_calls=[{"arguments": '{"a"'}]),
+        make(pb.ChatStreamResponse, tool_calls=[{"arguments": ":1}"}, {"index": 1, "name": "g"}]),
+        make(pb.ChatStreamResponse, text="b", finish_reason=pb.FINISH_REASON_TOOL_CALLS),
+        make(
+            pb.ChatStreamResponse,
             index=1,
             finish_reason=pb.FINISH_REASON_STOP,
             stop_match={"text": "y"},
@@ -90,7 +98,8 @@ def test_the_accumulator_folds_everything_a_stream_may_carry() -> None:
 
     assert not before.HasField("usage")
     assert accumulator.response == accumulator.response
-    assert accumulator.response == pb.ChatResponse(
+    assert accumulator.response == make(
+        pb.ChatResponse,
         id="i",
         model="m",
         message={
@@ -117,7 +126,7 @@ def test_the_accumulator_folds_everything_a_stream_may_carry() -> None:
 
 def test_what_an_answer_says_of_its_end() -> None:
     """Stop words, stop tokens, thoughts, and reasons that this client does not know."""
-    proto = pb.ChatResponse(stop_match={"token_id": 7}, message={"reasoning": "hm"})
+    proto = make(pb.ChatResponse, stop_match={"token_id": 7}, message={"reasoning": "hm"})
 
     assert (Answer(proto).stopped_by, Answer(proto).reasoning) == (7, "hm")
     assert finish_reason(99) == finish_reason(0) == "unknown"

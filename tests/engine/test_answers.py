@@ -148,7 +148,7 @@ async def test_the_prompt_is_the_templates_own(llm: AsyncClient) -> None:
         ([system, query], {"messages": [{**system, "role": "developer"}]}),
     ):
         prompt = tokenizer.apply_chat_template(expected, add_generation_prompt=True)["input_ids"]
-        answer = await llm.chat("Hi", max_tokens=1, **options)  # type: ignore[arg-type]
+        answer = await llm.chat("Hi", max_tokens=1, **options)
 
         assert answer.usage.prompt_tokens == len(prompt)
 
@@ -185,7 +185,7 @@ async def test_token_ids_outside_the_vocabulary_are_named(llm: AsyncClient) -> N
         {"stop_token_ids": [10**6]},
     ):
         with pytest.raises(InvalidRequest) as caught:
-            await llm.chat("Hi", **options)  # type: ignore[arg-type]
+            await llm.chat("Hi", **options)
         (violation,) = caught.value.violations
 
         assert violation.field == f"sampling.{next(iter(options))}"

@@ -4,12 +4,13 @@ import math
 
 import pytest
 
+from support import make
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import unsupported, violations
 
 
 def faults(**fields: object) -> dict[str, str]:
-    request = pb.ChatRequest(**{"query": "x", **fields})  # type: ignore[arg-type]
+    request = make(pb.ChatRequest, **{"query": "x", **fields})
     return {v.field: v.description for v in violations(request)}
 
 
@@ -39,7 +40,8 @@ def test_the_ranges_of_sampling(name: str, good: list[float], bad: list[float]) 
 
 def test_all_faults_are_found_at_once() -> None:
     """Each bad field has its exact path."""
-    request = pb.ChatRequest(
+    request = make(
+        pb.ChatRequest,
         messages=[{"role": 77, "text": "a"}, {"role": pb.ROLE_USER}],
         request_id="no spaces",
         sampling={
@@ -82,7 +84,8 @@ def test_something_must_be_said() -> None:
 
 def test_what_is_not_supported_is_named_field_by_field() -> None:
     """Every set field that the server does not honour, wherever it stands."""
-    request = pb.ChatRequest(
+    request = make(
+        pb.ChatRequest,
         query="x",
         n=2,
         tools=[{"function": {"name": "f"}}],

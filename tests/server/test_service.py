@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from support import running
+from support import running, trailers
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 from talkwire_server.echo import EchoEngine
@@ -23,14 +23,18 @@ async def test_the_request_id_is_in_the_initial_metadata(channel: grpc.aio.Chann
     metadata = dict(await call.initial_metadata())
     first = await call.read()
 
-    assert metadata["x-request-id"] == first.id  # type: ignore[union-attr]
+    assert metadata["x-request-id"] == first.id  # type: ignore[attr-defined]
     call.cancel()
 
 
 @pytest.mark.parametrize("method", ["CountTokens", "Abort", "ChatMultiplex"])
 async def test_methods_that_are_not_there_yet(channel: grpc.aio.Channel, method: str) -> None:
     """A method of the contract without an implementation is UNIMPLEMENTED."""
-    call = channel.unary_unary(f"/talkwire.v1.ChatService/{method}")(b"")
+    call = channel.unary_unary(
+        f"/talkwire.v1.ChatService/{method}",
+        request_serializer=pb.ChatRequest.SerializeToString,
+        response_deserializer=pb.ChatResponse.FromString,
+    )(pb.ChatRequest())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
 
@@ -69,14 +73,14 @@ async def test_a_failing_engine(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
 
-    trailers = dict(caught.value.trailing_metadata() or ())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    trailer = trailers(caught.value)
+    status = status_pb2.Status.FromString(trailer["grpc-status-details-bin"])
     info = error_details_pb2.ErrorInfo()
-    assert first.text == "one"  # type: ignore[union-attr]
+    assert first.text == "one"  # type: ignore[attr-defined]
     assert caught.value.code() is code
     assert status.details[0].Unpack(info)
     assert (info.reason, info.domain, info.metadata["request_id"]) == (reason, "talkwire", "r")
-    assert trailers.get("grpc-retry-pushback-ms") == retry
+    assert trailer.get("grpc-retry-pushback-ms") == retry
     assert "secret" not in str(status)
 
 
@@ -90,8 +94,8 @@ async def test_a_server_that_loads_refuses_with_a_delay() -> None:
         models = await ModelServiceStub(channel).ListModels(pb.ListModelsRequest())
     await server.close()
 
-    trailers = dict(caught.value.trailing_metadata() or ())
-    details = status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details
+    trailer = trailers(caught.value)
+    details = status_pb2.Status.FromString(trailer["grpc-status-details-bin"]).details
     retry = error_details_pb2.RetryInfo()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert details[1].Unpack(retry)
