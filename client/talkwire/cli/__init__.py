@@ -50,6 +50,8 @@ vLLM behind two typed gRPC calls.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit status."""
+    # gRPC would write to the terminal when a server leaves; what matters is raised as an Error.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     try:
         if name in ("-h", "--help"):

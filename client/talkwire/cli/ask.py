@@ -54,9 +54,9 @@ def write(client: Client, request: pb.ChatRequest, *, as_json: bool = False) -> 
         with client.send_stream(request) as stream:
             for chunk in stream:
                 piece = _line(chunk.proto) if as_json else chunk.text
+                end = piece[-1:] or end
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-                end = piece[-1:] or end
     finally:
         if end not in ("", "\n"):
             sys.stdout.write("\n")

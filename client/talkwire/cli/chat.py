@@ -34,10 +34,11 @@ def main(argv: Sequence[str]) -> int:
 def _answer(arguments: Namespace, server_arguments: Sequence[str]) -> None:
     question = ask.piped()
     with ExitStack() as stack:
-        client = stack.enter_context(flags.client(arguments))
+        client = flags.client(arguments)
         request = ask.build(client, question, flags.options(arguments))
         if arguments.local:
             stack.enter_context(serving(client.target, server_arguments, _note))
+        stack.enter_context(client)
         ask.write(client, request)
 
 
@@ -46,16 +47,15 @@ def _chat(arguments: Namespace, server_arguments: Sequence[str]) -> None:
 
     screen = Screen({name: command.words for name, command in COMMANDS.items()})
     with ExitStack() as stack:
-        client = stack.enter_context(flags.client(arguments, connect_timeout=3.0))
+        client = flags.client(arguments, connect_timeout=3.0)
         if arguments.local:
             stack.enter_context(serving(client.target, server_arguments, screen.note))
+        stack.enter_context(client)
         talk = Talk(client, **flags.options(arguments))
         model = _meet(client, talk.options.get("model", ""), screen)
         screen.show(f"{model.id}, context of {model.max_context_tokens} tokens", "bold")
         screen.note(f"on {client.target}; Ctrl-C stops an answer, Ctrl-D leaves, /help lists more")
-        while (line := screen.read()) is not None:
-            if line:
-                _turn(line, talk, screen)
+        _loop(talk, screen)
 
 
 def _meet(client: Client, name: str, screen: "Screen") -> pb.Model:
@@ -72,6 +72,17 @@ def _meet(client: Client, name: str, screen: "Screen") -> pb.Model:
     return model
 
 
+def _loop(talk: Talk, screen: "Screen") -> None:
+    while True:
+        try:
+            if (line := screen.read()) is None:
+                return
+            if line:
+                _turn(line, talk, screen)
+        except KeyboardInterrupt:  # in a command that asks the server
+            screen.note("stopped")
+
+
 def _turn(line: str, talk: Talk, screen: "Screen") -> None:
     try:
         outcome = run(line, talk) if line.startswith("/") else Ask(line)
@@ -85,8 +96,6 @@ def _turn(line: str, talk: Talk, screen: "Screen") -> None:
         screen.error(error.message + _advice(error))
     except (OSError, ValueError) as error:
         screen.error(str(error))
-    except KeyboardInterrupt:
-        screen.note("stopped")
 
 
 def summary(answer: Answer) -> str:

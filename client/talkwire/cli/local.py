@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -30,19 +30,17 @@ _TAIL = 12  # lines of the log that explain a failed start
 def serving(target: str, arguments: Sequence[str], say: Say) -> Iterator[None]:
     """See to it that the target is served for the length of the block; `say` how that goes."""
     address = _address(target)
-    with Client(target, wait_for_ready=False, retry=None, timeout=5.0) as client:
-        if _answers(client):
-            _wait(client)
-            yield
-            return
-        log = state.folder() / "serve.log"
-        say(f"starting a server; its log is {log}")
-        process = _start([*address, *arguments], log)
-        try:
-            _wait_for(process, client, log, say)
-            yield
-        finally:
-            end(process)
+    with ExitStack() as stack:
+        with Client(target, wait_for_ready=False, retry=None, timeout=5.0) as client:
+            if _answers(client):
+                _wait_for_other(client, say)
+            else:
+                log = state.folder() / "serve.log"
+                say(f"starting a server; its log is {log}")
+                process = _start([*address, *arguments], log)
+                stack.callback(end, process)
+                _wait_for_own(process, client, log, say)
+        yield
 
 
 def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
@@ -91,12 +89,14 @@ def _start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(client: Client) -> None:
-    while not client.ready(1.0):
-        pass
+def _wait_for_other(client: Client, say: Say) -> None:
+    if not client.ready():
+        say(f"the server on {client.target} is loading")
+        while not client.ready(1.0):
+            pass
 
 
-def _wait_for(process: subprocess.Popen[bytes], client: Client, log: Path, say: Say) -> None:
+def _wait_for_own(process: subprocess.Popen[bytes], client: Client, log: Path, say: Say) -> None:
     with log.open(encoding="utf-8", errors="replace") as lines:
         serves = False
         while not serves:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
@@ -15,7 +14,6 @@ from rich.text import Text
 from talkwire.cli import state
 
 _QUOTES = '"""'
-_PLACEHOLDER = FormattedText([("fg:ansibrightblack", "ask something, or /help")])
 
 # A model's text must not steer the terminal: control characters but tab and newline are dropped.
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10})
@@ -39,7 +37,8 @@ class Screen:
     def read(self) -> str | None:
         """Return what was typed, without the quotes of a multi-line text; None at Ctrl-D."""
         try:
-            typed = self._prompt.prompt("> ", placeholder=_PLACEHOLDER)
+            # Without a handler of its own, which would swallow a Ctrl-C just after Enter.
+            typed = self._prompt.prompt("> ", handle_sigint=False)
         except EOFError:
             return None
         # What the terminal sent and is no text arrives as lone surrogates.
