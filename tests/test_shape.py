@@ -181,7 +181,7 @@ class Failing(chat_pb2_grpc.ChatServiceServicer):
     def __init__(self, error: errors.CallError) -> None:
         self.error = error
 
-    async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:  # noqa: ARG002
+    async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
         """Fail."""
         async with errors.statuses(context, "mine"):
             raise self.error
