@@ -154,6 +154,7 @@ FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.ModelNotFound("b", ["a"]), talkwire.ModelNotFound),
     (errors.UnsupportedFeature(["tools"]), talkwire.Unsupported),
     (errors.RequestIdInUse("mine"), talkwire.RequestIdInUse),
+    (errors.QueueFull(), talkwire.Overloaded),
     (errors.ModelLoading(), talkwire.Unavailable),
     (errors.ShuttingDown(), talkwire.Unavailable),
     (errors.EngineDead(), talkwire.Unavailable),
