@@ -239,7 +239,7 @@ def test_a_taken_port_ends_it_with_one_line() -> None:
     errors = [line for line in log.splitlines() if "ERROR" in line]
     assert status == 1
     assert len(errors) == 1
-    assert errors[0].endswith(f"cannot listen on 127.0.0.1:{port}; is another server there?")
+    assert errors[0].endswith(f"cannot listen on 127.0.0.1:{port}: taken, or not this machine's")
     assert "Traceback" not in log
 
 

@@ -79,7 +79,6 @@ def test_a_broken_promise_is_noticed(old: str, new: str, tmp_path: Path) -> None
 
 
 @needs_buf
-@pytest.mark.xfail(strict=True, reason="ChatRequest and Role have none")
 def test_everything_that_the_contract_names_has_a_comment(tmp_path: Path) -> None:
     """Each service, rpc, message and enum says what it is."""
     image = tmp_path / "image.binpb"

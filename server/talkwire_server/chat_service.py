@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
@@ -11,13 +11,13 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
 from talkwire_server.engine import Delta, Engine
-from talkwire_server.errors import statuses
+from talkwire_server.errors import Unimplemented, statuses
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
-    """Answers chats. A method of the contract that is missing here is UNIMPLEMENTED."""
+    """Answers chats."""
 
     def __init__(self, engine: Engine, admission: Admission) -> None:
         self._engine = engine
@@ -38,6 +38,21 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         async with self._deltas(request, context) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def ChatMultiplex(self, _requests: object, context: Context) -> NoReturn:  # type: ignore[override]
+        """Refuse: not implemented yet."""
+        async with statuses(context):
+            raise Unimplemented
+
+    async def CountTokens(self, _request: object, context: Context) -> NoReturn:
+        """Refuse: not implemented yet."""
+        async with statuses(context):
+            raise Unimplemented
+
+    async def Abort(self, _request: object, context: Context) -> NoReturn:
+        """Refuse: not implemented yet."""
+        async with statuses(context):
+            raise Unimplemented
 
     @asynccontextmanager
     async def _deltas(

@@ -4,13 +4,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from time import monotonic
 
 import uvloop
 
 from talkwire_server import options
 from talkwire_server.echo import EchoEngine
-from talkwire_server.engine import Engine, EngineStartError
+from talkwire_server.engine import Engine, StartError
 from talkwire_server.server import serve
 from talkwire_server.settings import Settings
 
@@ -24,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
         from talkwire_server.vllm_engine import config
 
         return config.print_help()
+    if sys.stdin is None:  # else the event loop's own files would take descriptor 0
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     settings = options.parse(argv, os.environ)
     logging.basicConfig(
         stream=sys.stderr,
@@ -32,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     )
     try:
         return uvloop.run(serve(settings, _engine(settings), started))
-    except EngineStartError as error:
+    except StartError as error:
         log.error("%s", error)
         return 1
     except KeyboardInterrupt:

@@ -67,7 +67,7 @@ class Engine(Protocol):
         ...
 
     async def ready(self) -> None:
-        """Return when `stream` may be called. Raises `EngineStartError` when it never will."""
+        """Return when `stream` may be called. Raises `StartError` when it never will."""
         ...
 
     def stream(self, call: Call) -> AsyncGenerator[Delta]:
@@ -86,8 +86,8 @@ class Engine(Protocol):
         ...
 
 
-class EngineStartError(Exception):
-    """The engine cannot start. The message is one line for the operator."""
+class StartError(Exception):
+    """Engine or server cannot start. The message is one line for the operator."""
 
 
 def duration(seconds: float) -> Duration:

@@ -5,6 +5,7 @@
     │   └── ContextLengthExceeded
     ├── ModelNotFound             NOT_FOUND
     ├── UnsupportedFeature        FAILED_PRECONDITION
+    ├── Unimplemented             UNIMPLEMENTED, a whole method
     ├── RequestIdInUse            ALREADY_EXISTS
     ├── QueueFull                 RESOURCE_EXHAUSTED, with a delay after which to try again
     ├── ModelLoading              UNAVAILABLE, the same
@@ -123,6 +124,13 @@ class UnsupportedFeature(CallError):
         )
 
 
+class Unimplemented(CallError):
+    """A method of the contract that this server does not have yet."""
+
+    def __init__(self) -> None:
+        super().__init__("this server does not implement the method")
+
+
 class RequestIdInUse(CallError):
     """A running call has this id."""
 
@@ -184,6 +192,7 @@ _STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueT
         grpc.StatusCode.FAILED_PRECONDITION,
         pb.ERROR_REASON_UNSUPPORTED_FEATURE,
     ),
+    Unimplemented: (grpc.StatusCode.UNIMPLEMENTED, pb.ERROR_REASON_UNSUPPORTED_FEATURE),
     RequestIdInUse: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_REQUEST_ID_IN_USE),
     QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUEUE_FULL),
     ModelLoading: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_MODEL_LOADING),

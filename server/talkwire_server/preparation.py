@@ -29,7 +29,7 @@ GENERATION = {
     "do_sample": True,
     "temperature": 0.2,
     "top_p": 0.9,
-    "max_new_tokens": 1024,
+    "max_new_tokens": 256,
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from time import monotonic
@@ -10,12 +11,12 @@ from typing import Any
 import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
 from talkwire_server.admission import Admission
 from talkwire_server.chat_service import ChatService
-from talkwire_server.engine import Engine, EngineStartError
+from talkwire_server.describe import add_reflection
+from talkwire_server.engine import Engine, StartError
 from talkwire_server.model_service import ModelService
 from talkwire_server.settings import Settings
 from talkwire_server.signals import Stop, stop_signals
@@ -38,24 +39,27 @@ class Server:
         self._engine = engine
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         self._grpc = grpc.aio.server(options=_options(settings))
-        chat = ChatService(engine, self.admission)  # type: ignore[abstract]  # the rest: UNIMPLEMENTED
+        chat = ChatService(engine, self.admission)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine.models), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        names = [*SERVICES, health.SERVICE_NAME]
         if settings.channelz:
+            names.append("grpc.channelz.v1.Channelz")
             channelz.add_channelz_servicer(self._grpc)  # type: ignore[arg-type]  # takes both
         if settings.reflection:
-            names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._grpc)
+            add_reflection(names, self._grpc)
 
     async def listen(self) -> None:
         """Open the socket. Health says NOT_SERVING and chats are refused as MODEL_LOADING."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if _is_served(self._settings.host):
+            raise StartError(f"another server listens on {self.address}")
         try:
             port = self._grpc.add_insecure_port(self.address)
         except RuntimeError:
-            text = f"cannot listen on {self.address}; is another server there?"
-            raise EngineStartError(text) from None
+            text = f"cannot listen on {self.address}: taken, or not this machine's"
+            raise StartError(text) from None
         self.address = self._settings.address(port)
         await self._grpc.start()
 
@@ -85,6 +89,14 @@ class Server:
             await self._health.set(name, status)
 
 
+def _is_served(host: str) -> bool:
+    """Tell whether a server listens on a Unix socket, which gRPC would silently take from it."""
+    if not host.startswith("unix:"):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(host.removeprefix("unix:")) == 0
+
+
 def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
@@ -109,7 +121,7 @@ async def serve(settings: Settings, engine: Engine, started: float) -> int:
         try:
             await engine.launch()
             return await _serve(Server(settings, engine), engine, stop, started)
-        except EngineStartError as error:
+        except StartError as error:
             log.error("%s", error)
             return 1
         finally:

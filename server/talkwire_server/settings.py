@@ -53,8 +53,8 @@ class Settings:
             text
             for wrong, text in (
                 (not 0 <= self.port <= 65535, f"--port must be 0 to 65535, got {self.port}"),
-                (self.grace < 0, f"--grace must be >= 0, got {self.grace:g}"),
-                (self.echo_delay < 0, f"--echo-delay must be >= 0, got {self.echo_delay:g}"),
+                (not self.grace >= 0, f"--grace must be >= 0, got {self.grace:g}"),
+                (not self.echo_delay >= 0, f"--echo-delay must be >= 0, got {self.echo_delay:g}"),
                 (self.max_message_bytes < 1, "--max-message-bytes must be >= 1"),
                 (not self.host, "--host must not be empty"),
                 (

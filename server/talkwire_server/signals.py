@@ -47,7 +47,10 @@ def stop_signals(*, on_eof: bool) -> Iterator[Stop]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop._on_signal, number)
     if on_eof:
-        loop.add_reader(sys.stdin.fileno(), stop._on_input)
+        try:
+            loop.add_reader(sys.stdin.fileno(), stop._on_input)
+        except PermissionError:  # a file or /dev/null, which cannot be waited for: it has ended
+            stop.ask()
     try:
         yield stop
     finally:

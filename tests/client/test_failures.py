@@ -189,7 +189,7 @@ async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
     admission = Admission(engine.models)
     admission.open()
     server = grpc.aio.server()
-    service = ChatService(engine, admission)  # type: ignore[abstract]
+    service = ChatService(engine, admission)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
     port = server.add_secure_port("localhost:0", credentials)

@@ -93,7 +93,7 @@ async def test_generation_config_holds_unless_overridden(llm: AsyncClient) -> No
     greedy = [await llm.chat("Tell me a story.", seed=seed) for seed in (1, 2)]
 
     assert (served.default_sampling.temperature, served.default_sampling.top_p) == (0.2, 0.9)
-    assert (served.default_sampling.max_tokens, served.max_context_tokens) == (1024, 2048)
+    assert (served.default_sampling.max_tokens, served.max_context_tokens) == (256, 2048)
     assert len({answer.text for answer in seeds}) > 1
     assert again.text == seeds[0].text
     assert greedy[0].text == greedy[1].text

@@ -53,7 +53,7 @@ def test_an_answer_ends_and_is_sampled_as_the_model_card_says(folder: Path) -> N
         "do_sample": True,
         "temperature": 0.2,
         "top_p": 0.9,
-        "max_new_tokens": 1024,
+        "max_new_tokens": 256,
     }
 
 

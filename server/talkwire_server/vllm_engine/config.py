@@ -13,7 +13,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from talkwire_server import model
-from talkwire_server.engine import EngineStartError
+from talkwire_server.engine import StartError
 from talkwire_server.settings import Settings
 
 CPU_DEFAULTS: dict[str, Any] = {
@@ -31,7 +31,7 @@ def configure(settings: Settings, path: str) -> VllmConfig:
     """Make vLLM's configuration.
 
     Raises:
-        EngineStartError: The model or a flag is wrong.
+        StartError: The model or a flag is wrong.
         SystemExit: A flag does not parse; vLLM's parser has said so.
 
     """
@@ -45,7 +45,7 @@ def configure(settings: Settings, path: str) -> VllmConfig:
             UsageContext.OPENAI_API_SERVER
         )
     except (ValidationError, ValueError, OSError, VLLMError) as error:
-        raise EngineStartError(f"vLLM cannot serve {path}: {_first_line(error)}") from error
+        raise StartError(f"vLLM cannot serve {path}: {_first_line(error)}") from error
 
 
 def served_names(settings: Settings, path: str) -> list[str]:

@@ -17,7 +17,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.engine import Call, Delta, EngineStartError
+from talkwire_server.engine import Call, Delta, StartError
 from talkwire_server.errors import EngineFailure
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
@@ -96,9 +96,9 @@ class VllmEngine:
             llm = await asyncio.wrap_future(self._building)
         except Exception as error:
             text = f"the engine did not start: {error} (the log above has the cause)"
-            raise EngineStartError(text) from error
+            raise StartError(text) from error
         if "generate" not in await llm.get_supported_tasks():
-            raise EngineStartError(f"{self._config.model_config.model} does not generate text")
+            raise StartError(f"{self._config.model_config.model} does not generate text")
         template = load_chat_template(self._settings.chat_template)
         config = self._config.model_config
         self._prompts = Prompts(config, llm.renderer, template, self._settings.default_system)
