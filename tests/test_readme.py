@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from processes import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
