@@ -1,21 +1,21 @@
 """The asyncio client; `_sync.py` is its twin. A client belongs to one event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
+from google.protobuf.message import Message
 
-from talkwire import _request
 from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
+from talkwire._base import ClientBase
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
-from talkwire._options import TLS, Retry, resolve
 from talkwire._request import CallOptions, ChatOptions, MessageLike
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
@@ -24,64 +24,15 @@ if TYPE_CHECKING:
     from talkwire_proto.v1.chat_pb2_grpc import ChatServiceAsyncStub, ModelServiceAsyncStub
 
 
-class AsyncClient:
-    """Chats with a talkwire server. Connects at the first call; close it, or use `with`.
+Response = TypeVar("Response")
 
-        async with AsyncClient("localhost:50051") as client:
-            print(await client.chat("What is the capital of France?"))
 
-    Args:
-        target: "host:port", "dns:///...", "unix:PATH"; default TALKWIRE_TARGET, else
-            localhost:50051. "grpcs://host:port" turns TLS on.
-        token: Bearer token, or what returns one; default TALKWIRE_TOKEN.
-        tls: Whether, or with which files, to encrypt; default as TALKWIRE_TLS, TALKWIRE_CA_FILE,
-            TALKWIRE_CERT_FILE and TALKWIRE_KEY_FILE say, else off.
-        timeout: Seconds that a call may take; default TALKWIRE_TIMEOUT, else 600; `math.inf`
-            for no limit.
-        connect_timeout: Seconds that a call may wait for a connection.
-        wait_for_ready: Wait for a connection; else fail at once where there is none.
-        retry: How refused calls are tried again; None for never.
-        metadata: gRPC metadata of every call.
-        max_message_bytes: Largest message sent or taken.
-        channel_options: More gRPC channel arguments.
-        channel: A channel of your own instead of all of the above that makes one.
-        defaults: Options of every chat, such as `model`, `system`, `temperature`.
+class AsyncClient(ClientBase[grpc.aio.Channel]):
+    """Chats with a talkwire server. See `ClientBase` for its arguments.
 
-    Raises:
-        ValueError: A token would travel unencrypted to another machine.
-
+    async with AsyncClient("localhost:50051") as client:
+        print(await client.chat("What is the capital of France?"))
     """
-
-    def __init__(
-        self,
-        target: str | None = None,
-        *,
-        token: str | Callable[[], str] | None = None,
-        tls: bool | TLS | None = None,
-        timeout: float | None = None,
-        connect_timeout: float = 10.0,
-        wait_for_ready: bool = True,
-        retry: Retry | None = Retry(),  # noqa: B008  # frozen
-        metadata: Mapping[str, str] | None = None,
-        max_message_bytes: int = 64 << 20,
-        channel_options: Sequence[tuple[str, Any]] = (),
-        channel: grpc.aio.Channel | None = None,
-        **defaults: Unpack[ChatOptions],
-    ) -> None:
-        self._options = resolve(
-            target,
-            token=token,
-            tls=tls,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            wait_for_ready=wait_for_ready,
-            retry=retry,
-            metadata=metadata or {},
-            max_message_bytes=max_message_bytes,
-            channel_options=channel_options,
-        )
-        self._channel = channel
-        self._defaults = defaults
 
     async def chat(self, query: str = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
@@ -93,10 +44,6 @@ class AsyncClient:
         request, call = self._split(query, options)
         return self.send_stream(request, **call)
 
-    def request(self, query: str = "", /, **options: Unpack[ChatOptions]) -> pb.ChatRequest:
-        """Build the request that `chat` would send."""
-        return _request.build(query, {**self._defaults, **options})
-
     async def send(
         self,
         request: pb.ChatRequest,
@@ -105,11 +52,7 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer. Raises `Error`."""
-        await self._connect()
-        try:
-            return Answer(await self.stub.Chat(request, **self._call(timeout, metadata)))
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._options.target) from error
+        return Answer(await self._ask(self.stub.Chat, request, self._call(timeout, metadata)))
 
     def send_stream(
         self,
@@ -124,7 +67,7 @@ class AsyncClient:
             await self._connect()
             return self.stub.ChatStream(request, **self._call(timeout, metadata))
 
-        return AsyncStream(start, self._options.target)
+        return AsyncStream(start, self.target)
 
     def conversation(
         self, messages: Iterable[MessageLike] = (), /, **options: Unpack[ChatOptions]
@@ -134,21 +77,13 @@ class AsyncClient:
 
     async def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
-        await self._connect()
-        try:
-            request = pb.ListModelsRequest()
-            return list((await self._models.ListModels(request, **self._call(None, None))).models)
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._options.target) from error
+        listed = await self._ask(self._models.ListModels, pb.ListModelsRequest(), self._call())
+        return list(listed.models)
 
     async def model(self, id: str = "") -> pb.Model:
         """Describe a model; without a name the default one. Raises `Error`."""
-        await self._connect()
-        try:
-            request = pb.GetModelRequest(id=id)
-            return (await self._models.GetModel(request, **self._call(None, None))).model
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._options.target) from error
+        request = pb.GetModelRequest(id=id)
+        return (await self._ask(self._models.GetModel, request, self._call())).model
 
     async def ready(self, timeout: float = 0.0) -> bool:
         """Wait up to `timeout` seconds for the server to serve; return whether it does."""
@@ -171,11 +106,6 @@ class AsyncClient:
             finally:
                 call.cancel()
         return False
-
-    @property
-    def target(self) -> str:
-        """Where the server is."""
-        return self._options.target
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -209,6 +139,18 @@ class AsyncClient:
     def _models(self) -> "ModelServiceAsyncStub":
         return ModelServiceStub(self.channel)
 
+    async def _ask(
+        self,
+        method: Callable[..., Awaitable[Response]],
+        request: Message,
+        call: Mapping[str, Any],
+    ) -> Response:
+        await self._connect()
+        try:
+            return await method(request, **call)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target) from error
+
     async def _connect(self) -> None:
         if self._options.wait_for_ready:
             seconds = self._options.connect_timeout
@@ -217,17 +159,6 @@ class AsyncClient:
                     await self.channel.channel_ready()
             except TimeoutError:
                 raise no_connection(self.target, seconds) from None
-
-    def _split(
-        self, query: str, options: CallOptions
-    ) -> tuple[pb.ChatRequest, _request.CallSettings]:
-        return _request.split(query, {**self._defaults, **options})
-
-    def _call(self, timeout: float | None, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-        return {
-            "timeout": self._options.call_timeout(timeout),
-            "metadata": self._options.call_metadata(metadata),
-        }
 
 
 class AsyncStream(AsyncIterator[Chunk]):

@@ -1,84 +1,35 @@
 """The blocking client; `_async.py` is its twin. A client may be shared by threads."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
+from google.protobuf.message import Message
 
-from talkwire import _request
 from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
+from talkwire._base import ClientBase
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, ConnectError, Error, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
-from talkwire._options import TLS, Retry, resolve
 from talkwire._request import CallOptions, ChatOptions, MessageLike
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
+Response = TypeVar("Response")
 
-class Client:
-    """Chats with a talkwire server. Connects at the first call; close it, or use `with`.
 
-        with Client("localhost:50051") as client:
-            print(client.chat("What is the capital of France?"))
+class Client(ClientBase[grpc.Channel]):
+    """Chats with a talkwire server. See `ClientBase` for its arguments.
 
-    Args:
-        target: "host:port", "dns:///...", "unix:PATH"; default TALKWIRE_TARGET, else
-            localhost:50051. "grpcs://host:port" turns TLS on.
-        token: Bearer token, or what returns one; default TALKWIRE_TOKEN.
-        tls: Whether, or with which files, to encrypt; default as TALKWIRE_TLS, TALKWIRE_CA_FILE,
-            TALKWIRE_CERT_FILE and TALKWIRE_KEY_FILE say, else off.
-        timeout: Seconds that a call may take; default TALKWIRE_TIMEOUT, else 600; `math.inf`
-            for no limit.
-        connect_timeout: Seconds that a call may wait for a connection.
-        wait_for_ready: Wait for a connection; else fail at once where there is none.
-        retry: How refused calls are tried again; None for never.
-        metadata: gRPC metadata of every call.
-        max_message_bytes: Largest message sent or taken.
-        channel_options: More gRPC channel arguments.
-        channel: A channel of your own instead of all of the above that makes one.
-        defaults: Options of every chat, such as `model`, `system`, `temperature`.
-
-    Raises:
-        ValueError: A token would travel unencrypted to another machine.
-
+    with Client("localhost:50051") as client:
+        print(client.chat("What is the capital of France?"))
     """
 
-    def __init__(
-        self,
-        target: str | None = None,
-        *,
-        token: str | Callable[[], str] | None = None,
-        tls: bool | TLS | None = None,
-        timeout: float | None = None,
-        connect_timeout: float = 10.0,
-        wait_for_ready: bool = True,
-        retry: Retry | None = Retry(),  # noqa: B008  # frozen
-        metadata: Mapping[str, str] | None = None,
-        max_message_bytes: int = 64 << 20,
-        channel_options: Sequence[tuple[str, Any]] = (),
-        channel: grpc.Channel | None = None,
-        **defaults: Unpack[ChatOptions],
-    ) -> None:
-        self._options = resolve(
-            target,
-            token=token,
-            tls=tls,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            wait_for_ready=wait_for_ready,
-            retry=retry,
-            metadata=metadata or {},
-            max_message_bytes=max_message_bytes,
-            channel_options=channel_options,
-        )
-        self._channel = channel
-        self._connected = False
-        self._defaults = defaults
+    _connected = False
 
     def chat(self, query: str = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
@@ -90,10 +41,6 @@ class Client:
         request, call = self._split(query, options)
         return self.send_stream(request, **call)
 
-    def request(self, query: str = "", /, **options: Unpack[ChatOptions]) -> pb.ChatRequest:
-        """Build the request that `chat` would send."""
-        return _request.build(query, {**self._defaults, **options})
-
     def send(
         self,
         request: pb.ChatRequest,
@@ -102,11 +49,7 @@ class Client:
         metadata: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer. Raises `Error`."""
-        self._connect()
-        try:
-            return Answer(self.stub.Chat(request, **self._call(timeout, metadata)))
-        except grpc.RpcError as error:
-            raise self._error(error) from error
+        return Answer(self._ask(self.stub.Chat, request, self._call(timeout, metadata)))
 
     def send_stream(
         self,
@@ -131,21 +74,12 @@ class Client:
 
     def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
-        self._connect()
-        try:
-            request = pb.ListModelsRequest()
-            return list(self._models.ListModels(request, **self._call(None, None)).models)
-        except grpc.RpcError as error:
-            raise self._error(error) from error
+        listed = self._ask(self._models.ListModels, pb.ListModelsRequest(), self._call())
+        return list(listed.models)
 
     def model(self, id: str = "") -> pb.Model:
         """Describe a model; without a name the default one. Raises `Error`."""
-        self._connect()
-        try:
-            request = pb.GetModelRequest(id=id)
-            return self._models.GetModel(request, **self._call(None, None)).model
-        except grpc.RpcError as error:
-            raise self._error(error) from error
+        return self._ask(self._models.GetModel, pb.GetModelRequest(id=id), self._call()).model
 
     def ready(self, timeout: float = 0.0) -> bool:
         """Wait up to `timeout` seconds for the server to serve; return whether it does."""
@@ -168,11 +102,6 @@ class Client:
             finally:
                 call.cancel()  # type: ignore[no-untyped-call]
         return False
-
-    @property
-    def target(self) -> str:
-        """Where the server is."""
-        return self._options.target
 
     @property
     def channel(self) -> grpc.Channel:
@@ -206,6 +135,15 @@ class Client:
     def _models(self) -> ModelServiceStub:
         return ModelServiceStub(self.channel)
 
+    def _ask(
+        self, method: Callable[..., Response], request: Message, call: Mapping[str, Any]
+    ) -> Response:
+        self._connect()
+        try:
+            return method(request, **call)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
     def _connect(self) -> None:
         if self._connected or not self._options.wait_for_ready:
             return
@@ -227,17 +165,6 @@ class Client:
         made = from_rpc(error, self.target, partial)
         self._connected = self._connected and not isinstance(made, ConnectError)
         return made
-
-    def _split(
-        self, query: str, options: CallOptions
-    ) -> tuple[pb.ChatRequest, _request.CallSettings]:
-        return _request.split(query, {**self._defaults, **options})
-
-    def _call(self, timeout: float | None, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-        return {
-            "timeout": self._options.call_timeout(timeout),
-            "metadata": self._options.call_metadata(metadata),
-        }
 
 
 class Stream(Iterator[Chunk]):
