@@ -45,11 +45,6 @@ class Terminal:
         self.types(text)
         return self.prompt()
 
-    def completes(self, text: str, rest: str) -> None:
-        """Type a text and Tab; wait until the rest of the word is there."""
-        self.child.send(text + "\t")
-        self.child.expect_exact(rest)
-
     def interrupts(self) -> None:
         """Press Ctrl-C once the terminal turns it into a signal: while an answer is awaited."""
         while not termios.tcgetattr(self.child.fileno())[3] & termios.ISIG:
@@ -72,7 +67,7 @@ class Terminal:
 def chatting(
     *arguments: str, command: list[str] = TALKWIRE, **environment: str
 ) -> Iterator[Terminal]:
-    """Run `talkwire chat` in a pseudo-terminal; kill it if it is there at the end."""
+    """Run `talkwire chat` in a pseudo-terminal; if it is there at the end, leave it."""
     child = pexpect.spawn(
         command[0],
         [*command[1:], "chat", *arguments],
@@ -81,8 +76,11 @@ def chatting(
         timeout=60,
         dimensions=(50, 4000),
     )
+    terminal = Terminal(child)
     try:
-        yield Terminal(child)
+        yield terminal
+        if child.isalive():
+            terminal.leaves()
     finally:
         child.close(force=True)
 

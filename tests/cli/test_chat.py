@@ -92,6 +92,9 @@ class Loading(chat_pb2_grpc.ModelServiceServicer):
     def GetModel(self, *_: object) -> pb.GetModelResponse:
         return pb.GetModelResponse(model=pb.Model(id="bert", max_context_tokens=512))
 
+    def ListModels(self, *_: object) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[self.GetModel().model])
+
     def is_loaded(self, *, loaded: bool) -> None:
         """Change the server's health."""
         status = health_pb2.HealthCheckResponse
@@ -337,9 +340,8 @@ def test_bytes_that_are_no_text_are_replaced(terminal: Terminal) -> None:
 
 def test_tab_completes_commands_and_names(terminal: Terminal) -> None:
     """Tab completes a command, and the name of an option after `/set`."""
-    terminal.completes("/se", "t")
-    terminal.completes(" tempe", "rature")
-    assert terminal.says(" 0.5").endswith("temperature 0.5")
+    assert terminal.says("/se\t tempe\t 0.5") == "temperature 0.5"
+    assert answered(terminal.says("se\t tempe\t"))[0] == "se tempe"
 
 
 def test_the_input_history_persists(target: str, state: Path) -> None:
@@ -354,6 +356,15 @@ def test_the_input_history_persists(target: str, state: Path) -> None:
         assert answered(terminal.says(" three"))[0] == "one two three"
 
     assert (state / "history").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_input_history_is_in_the_home_folder(target: str, tmp_path: Path) -> None:
+    """Where XDG_STATE_HOME does not say another folder, files are kept in ~/.local/state."""
+    with chatting(target, HOME=str(tmp_path), XDG_STATE_HOME="") as terminal:
+        terminal.prompt()
+        terminal.says("one two")
+
+    assert "+one two\n" in (tmp_path / ".local/state/talkwire/history").read_text()
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle(target: str, tmp_path: Path) -> None:

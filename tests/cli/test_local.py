@@ -4,13 +4,14 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from processes import launched
 from talkwire import Client
 from talkwire.cli.local import end
-from terminal import chatting, free_target, talkwire
+from terminal import TALKWIRE, chatting, free_target, talkwire
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
@@ -131,6 +132,25 @@ def test_a_server_that_is_there_is_used_and_left_alone(log: Path) -> None:
         assert serves(server.target)
 
 
+def test_a_server_that_is_too_busy_to_answer_is_waited_for(log: Path) -> None:
+    """A server that does not answer, as one that loads may not, is there all the same."""
+    with launched() as server:
+        command = [*TALKWIRE, "chat", server.target, "--local", *ECHO]
+        server.signal(signal.SIGSTOP)
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as asking:
+            assert asking.stdin
+            assert asking.stderr
+            asking.stdin.write("one")
+            asking.stdin.close()
+            said = asking.stderr.readline()
+            server.signal(signal.SIGCONT)
+            assert asking.stdout
+            answer = asking.stdout.read()
+
+        assert (said, answer) == (f"waiting for the server on {server.target}\n", "one\n")
+        assert not log.exists()
+
+
 # A server that will not end
 
 
@@ -143,8 +163,8 @@ def test_a_server_that_does_not_end_is_ended(trap: str, status: int) -> None:
     """First its stdin is closed, then it is told to stop, at last it is killed."""
     with subprocess.Popen(
         ["sh", "-c", f"{trap} echo deaf; while :; do sleep 1; done"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdin=PIPE,
+        stdout=PIPE,
         start_new_session=True,
     ) as process:
         assert process.stdout

@@ -91,7 +91,7 @@ def _start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 def _wait_for_other(client: Client, say: Say) -> None:
     if not client.ready():
-        say(f"the server on {client.target} is loading")
+        say(f"waiting for the server on {client.target}")
         while not client.ready(1.0):
             pass
 

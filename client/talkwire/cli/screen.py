@@ -8,6 +8,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.shortcuts import CompleteStyle
 from rich.console import Console
 from rich.text import Text
 
@@ -29,6 +30,7 @@ class Screen:
             key_bindings=_keys(),
             completer=_Completer(words),
             complete_while_typing=False,
+            complete_style=CompleteStyle.READLINE_LIKE,
             history=_history(),
             enable_open_in_editor=True,
             prompt_continuation="  ",
