@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -119,7 +120,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
                 self._channel = grpc.aio.insecure_channel(self.target, arguments)
         return self._channel
 
-    @property
+    @cached_property
     def stub(self) -> "ChatServiceAsyncStub":
         """The generated stub on this client's channel, for what the client does not cover."""
         return ChatServiceStub(self.channel)

@@ -179,7 +179,8 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     info = details.get("ErrorInfo")
     kind = _BY_REASON.get(info.reason if info else "", _BY_CODE.get(code, ServerError))
     if code is Code.UNAVAILABLE and not info:
-        kind, text = ConnectError, f"no connection to {target}: {text}"
+        broke = "lost the connection" if partial and partial.id else "no connection"
+        kind, text = ConnectError, f"{broke} to {target}: {text}"
     retry = details.get("RetryInfo")
     bad = details.get("BadRequest")
     return kind(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -115,7 +116,7 @@ class Client(ClientBase[grpc.Channel]):
                 self._channel = grpc.insecure_channel(self.target, arguments)
         return self._channel
 
-    @property
+    @cached_property
     def stub(self) -> ChatServiceStub:
         """The generated stub on this client's channel, for what the client does not cover."""
         return ChatServiceStub(self.channel)
