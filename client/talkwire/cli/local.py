@@ -7,6 +7,7 @@ ends, even by SIGKILL, the kernel closes the pipe and the server stops. Knows no
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +15,13 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from talkwire._errors import ConnectError, Error
 from talkwire._sync import Client
 from talkwire.cli import state
 from talkwire.cli.status import FAILED, Complaint
 
 Say = Callable[[str], None]
 
-_LOCAL = re.compile(r"(localhost|127\.[\d.]+|\[::1?\]):(\d+)|(unix:.+)")
+_LOCAL = re.compile(r"(localhost|127\.[\d.]+|\[::1\]):(\d+)|(unix:.+)")
 _LOG_PREFIX = re.compile(r"^[\d-]+ [\d:,]+ talkwire [A-Z]+ ")
 _TAIL = 12  # lines of the log that explain a failed start
 
@@ -29,15 +29,15 @@ _TAIL = 12  # lines of the log that explain a failed start
 @contextmanager
 def serving(target: str, arguments: Sequence[str], say: Say) -> Iterator[None]:
     """See to it that the target is served for the length of the block; `say` how that goes."""
-    address = _address(target)
+    host, port = _address(target)
     with ExitStack() as stack:
-        with Client(target, wait_for_ready=False, retry=None, timeout=5.0) as client:
-            if _answers(client):
+        with Client(target) as client:
+            if _is_taken(host, port):
                 _wait_for_other(client, say)
             else:
                 log = state.folder() / "serve.log"
                 say(f"starting a server; its log is {log}")
-                process = _start([*address, *arguments], log)
+                process = _start(["--host", host, "--port", str(port), *arguments], log)
                 stack.callback(end, process)
                 _wait_for_own(process, client, log, say)
         yield
@@ -56,24 +56,26 @@ def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
     process.wait()
 
 
-def _address(target: str) -> list[str]:
+def _address(target: str) -> tuple[str, int]:
     if not (match := _LOCAL.fullmatch(target)):
         text = f"--local serves on this machine; {target} is not localhost:PORT or unix:PATH"
         raise Complaint(text)
     host, port, path = match.groups()
     if path:
-        return ["--host", path]
-    return ["--host", "127.0.0.1" if host == "localhost" else host.strip("[]"), "--port", port]
+        return path, 0
+    return "127.0.0.1" if host == "localhost" else host.strip("[]"), int(port)
 
 
-def _answers(client: Client) -> bool:
-    """Tell whether somebody listens there, loading or serving."""
+def _is_taken(host: str, port: int) -> bool:
+    """Tell whether somebody listens there, be it too busy to answer, as when it loads."""
     try:
-        client.models()
-    except ConnectError:
+        if path := host.partition("unix:")[2]:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(path)
+        else:
+            socket.create_connection((host, port), timeout=2).close()
+    except OSError:
         return False
-    except Error:
-        pass
     return True
 
 
