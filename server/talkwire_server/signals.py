@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 # A forked child shares the pipe that wakes the parent's loop: what signals the child gets, the
 # parent would believe to have got itself.
@@ -65,6 +66,7 @@ def shield_children() -> None:
 
     Ctrl-C reaches every process of a terminal, and the engine must outlive the drain.
     """
+    resource_tracker.ensure_running()  # lifts the block when it starts: not after it is set
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
