@@ -65,7 +65,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         """Send a request of your own making, and get the answer piece by piece."""
 
         async def start() -> Any:
-            await self._connect()
+            await self._connect(timeout)
             return self.stub.ChatStream(request, **self._call(timeout, metadata))
 
         return AsyncStream(start, self.target)
@@ -146,15 +146,15 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         request: Message,
         call: Mapping[str, Any],
     ) -> Response:
-        await self._connect()
+        await self._connect(call["timeout"])
         try:
             return await method(request, **call)
         except grpc.RpcError as error:
             raise from_rpc(error, self.target) from error
 
-    async def _connect(self) -> None:
+    async def _connect(self, timeout: float | None) -> None:
         if self._options.wait_for_ready:
-            seconds = self._options.connect_timeout
+            seconds = self._options.connect_wait(timeout)
             try:
                 async with asyncio.timeout(seconds):
                     await self.channel.channel_ready()

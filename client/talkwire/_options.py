@@ -70,6 +70,10 @@ class Options:
         seconds = self.timeout if timeout is None else timeout
         return None if seconds == float("inf") else seconds
 
+    def connect_wait(self, timeout: float | None) -> float:
+        """Seconds that a call with this timeout may wait for a connection."""
+        return min(self.connect_timeout, self.call_timeout(timeout) or self.connect_timeout)
+
     def channel_arguments(self) -> list[tuple[str, Any]]:
         """GRPC's channel arguments."""
         arguments = [
@@ -83,7 +87,6 @@ class Options:
             ("grpc.keepalive_timeout_ms", 10_000),
             # A server that starts is found within a second or two, not after a minute.
             ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.min_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 2_000),
             ("grpc.service_config", json.dumps(self._service_config())),
         ]

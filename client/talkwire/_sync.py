@@ -62,7 +62,7 @@ class Client(ClientBase[grpc.Channel]):
         """Send a request of your own making, and get the answer piece by piece."""
 
         def start() -> Any:
-            self._connect()
+            self._connect(timeout)
             return self.stub.ChatStream(request, **self._call(timeout, metadata))
 
         return Stream(start, self._error)
@@ -139,17 +139,17 @@ class Client(ClientBase[grpc.Channel]):
     def _ask(
         self, method: Callable[..., Response], request: Message, call: Mapping[str, Any]
     ) -> Response:
-        self._connect()
+        self._connect(call["timeout"])
         try:
             return method(request, **call)
         except grpc.RpcError as error:
             raise self._error(error) from error
 
-    def _connect(self) -> None:
+    def _connect(self, timeout: float | None) -> None:
         if self._connected or not self._options.wait_for_ready:
             return
         # Whatever is answered shows that there is a connection; the health itself is not asked.
-        seconds = self._options.connect_timeout
+        seconds = self._options.connect_wait(timeout)
         probe = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,

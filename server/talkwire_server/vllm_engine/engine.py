@@ -80,6 +80,7 @@ class VllmEngine:
             await asyncio.sleep(0.02)
 
     def _build(self) -> None:
+        self._building.set_running_or_notify_cancel()  # whoever waits may be cancelled, not this
         shield_children()
         try:
             llm = AsyncLLM.from_vllm_config(
