@@ -35,9 +35,11 @@ def serving(target: str, arguments: Sequence[str], say: Say) -> Iterator[None]:
             if _is_taken(host, port):
                 _wait_for_other(client, say)
             else:
+                arguments = ["--host", host, "--port", str(port), *arguments]
+                _prepare(arguments)
                 log = state.folder() / "serve.log"
                 say(f"starting a server; its log is {log}")
-                process = _start(["--host", host, "--port", str(port), *arguments], log)
+                process = _start(arguments, log)
                 stack.callback(end, process)
                 _wait_for_own(process, client, log, say)
         yield
@@ -77,6 +79,20 @@ def _is_taken(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _prepare(arguments: Sequence[str]) -> None:
+    """Make the embedded model, if the server will want it, here where its progress is seen."""
+    try:
+        from talkwire_server import model, options
+    except ImportError:
+        return  # the server will say what is missing
+    settings = options.parse(arguments, os.environ)
+    if settings.engine == "vllm" and settings.model is None:
+        try:
+            model.prepare()
+        except model.ModelError as error:
+            raise Complaint(str(error), FAILED) from None
 
 
 def _start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
