@@ -101,11 +101,21 @@ def test_a_socket_works_too(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_start_shows_why(log: Path) -> None:
     """When the server ends before it serves, the end of its log is shown."""
-    ended = talkwire("chat", free_target(), "--local", *ECHO, "--grace=-1", stdin="one")
+    target = free_target()
+    ended = talkwire("chat", target, "--local", *ECHO, "--host=192.0.2.1", stdin="one")
 
     assert (ended.status, ended.out) == (1, "")
-    assert f"talkwire: the server ended with status 2; the end of {log}:\n" in ended.err
-    assert ended.err.endswith("--grace must be >= 0, got -1\n")
+    assert f"talkwire: the server ended with status 1; the end of {log}:\n" in ended.err
+    assert "cannot listen on 192.0.2.1:" in ended.err
+
+
+def test_wrong_server_arguments_are_refused_before_a_server_starts(log: Path) -> None:
+    """What the server would not take is said at once, as `talkwire serve` says it."""
+    ended = talkwire("chat", free_target(), "--local", *ECHO, "--grace=-1", stdin="one")
+
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.endswith("talkwire serve: error: --grace must be >= 0, got -1\n")
+    assert not log.exists()
 
 
 def test_a_server_is_started_on_this_machine_only() -> None:
