@@ -22,14 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 async def echo() -> AsyncIterator[RunningServer]:
     """A server on the echo engine, as fast as it can."""
-    async with running(EchoEngine("echo", "Be brief.", 0)) as server:
+    async with running(EchoEngine(["echo"], "Be brief.", 0)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 async def slow_echo() -> AsyncIterator[RunningServer]:
     """A server on the echo engine that takes 20 ms a word."""
-    async with running(EchoEngine("echo", "", 0.02)) as server:
+    async with running(EchoEngine(["echo"], "", 0.02)) as server:
         yield server
 
 

@@ -45,7 +45,7 @@ def client(target: str) -> Client:
 @pytest.mark.parametrize("service", ["", *SERVICES])
 async def test_health_follows_the_life_of_a_server(service: str) -> None:
     """A Watch is told NOT_SERVING while it loads, SERVING, and NOT_SERVING when it drains."""
-    server = Server(Settings(port=0), EchoEngine("echo", "", 0))
+    server = Server(Settings(port=0), EchoEngine(["echo"], "", 0))
     await server.listen()
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -79,7 +79,7 @@ def test_who_watches_an_idle_server_is_told_that_it_leaves(stop: int) -> None:
 
 async def test_a_loading_server_says_so() -> None:
     """A chat with a server that still loads is refused as MODEL_LOADING, with a time to retry."""
-    server = Server(Settings(port=0), EchoEngine("echo", "", 0))
+    server = Server(Settings(port=0), EchoEngine(["echo"], "", 0))
     await server.listen()
     with client(server.address) as caller, pytest.raises(Unavailable) as refused:
         await asyncio.to_thread(caller.chat, "hi")

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
-from talkwire._base import ClientBase
+from talkwire._base import ClientBase, less
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
@@ -65,8 +65,8 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         """Send a request of your own making, and get the answer piece by piece."""
 
         async def start() -> Any:
-            await self._connect(timeout)
-            return self.stub.ChatStream(request, **self._call(timeout, metadata))
+            call = await self._connect(self._call(timeout, metadata))
+            return self.stub.ChatStream(request, **call)
 
         return AsyncStream(start, self.target)
 
@@ -144,22 +144,29 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         self,
         method: Callable[..., Awaitable[Response]],
         request: Message,
-        call: Mapping[str, Any],
+        call: dict[str, Any],
     ) -> Response:
-        await self._connect(call["timeout"])
+        call = await self._connect(call)
         try:
             return await method(request, **call)
         except grpc.RpcError as error:
             raise from_rpc(error, self.target) from error
+        except asyncio.CancelledError:
+            if _task_is_cancelled():
+                raise
+            raise from_cancel(self.target) from None
 
-    async def _connect(self, timeout: float | None) -> None:
-        if self._options.wait_for_ready:
-            seconds = self._options.connect_wait(timeout)
-            try:
-                async with asyncio.timeout(seconds):
-                    await self.channel.channel_ready()
-            except TimeoutError:
-                raise no_connection(self.target, seconds) from None
+    async def _connect(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a connection; return the call's arguments with the time that is left."""
+        if not self._options.wait_for_ready:
+            return call
+        begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
+        try:
+            async with asyncio.timeout(seconds):
+                await self.channel.channel_ready()
+        except TimeoutError:
+            raise no_connection(self.target, seconds) from None
+        return less(call, monotonic() - begin)
 
 
 class AsyncStream(AsyncIterator[Chunk]):
@@ -223,7 +230,6 @@ class AsyncStream(AsyncIterator[Chunk]):
         except grpc.RpcError as error:
             raise from_rpc(error, self._target, self.answer) from error
         except asyncio.CancelledError:
-            # Either the task was cancelled or the call: grpc.aio does not tell them apart.
             if _task_is_cancelled():
                 raise
             raise from_cancel(self._target, self.answer) from None
@@ -264,5 +270,6 @@ class AsyncConversation(Transcript):
 
 
 def _task_is_cancelled() -> bool:
+    """Tell a cancelled task from a cancelled call, which grpc.aio does not."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

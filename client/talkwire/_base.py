@@ -86,3 +86,9 @@ class ClientBase(Generic[C]):
             "timeout": self._options.call_timeout(timeout),
             "metadata": self._options.call_metadata(metadata),
         }
+
+
+def less(call: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Take seconds that went by off a call's timeout."""
+    timeout = call["timeout"]
+    return call if timeout is None else {**call, "timeout": max(0.0, timeout - seconds)}

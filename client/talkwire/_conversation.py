@@ -29,11 +29,15 @@ class Transcript:
 
     def add(self, query: str, answer: Answer) -> None:
         """Append a turn."""
-        self.messages += [pb.Message(role=pb.ROLE_USER, text=query), answer.message]
+        if query:
+            self.messages.append(pb.Message(role=pb.ROLE_USER, text=query))
+        self.messages.append(answer.message)
         for field, value in answer.usage.ListFields():
             setattr(self.usage, field.name, getattr(self.usage, field.name) + value)
 
     def _turn(self, options: CallOptions) -> CallOptions:
+        if "messages" in options:
+            raise TypeError("a conversation sends its own messages: change .messages instead")
         return cast(CallOptions, {**self.options, **options, "messages": self.messages})
 
     def undo(self) -> str | None:

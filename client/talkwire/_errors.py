@@ -18,10 +18,12 @@ Error:
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from talkwire._answer import Answer
 from talkwire._foreign import DETAILS, Status
@@ -181,6 +183,8 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     if code is Code.UNAVAILABLE and not info:
         broke = "lost the connection" if partial and partial.id else "no connection"
         kind, text = ConnectError, f"{broke} to {target}: {text}"
+    if code is Code.RESOURCE_EXHAUSTED and not info and "larger than max" in text:
+        kind = InvalidRequest  # gRPC's own words for a message over the size limit
     retry = details.get("RetryInfo")
     bad = details.get("BadRequest")
     return kind(
@@ -201,7 +205,7 @@ def no_connection(target: str, seconds: float) -> ConnectError:
     return ConnectError(text, code=Code.UNAVAILABLE, target=target)
 
 
-def from_cancel(target: str, partial: Answer) -> Cancelled:
+def from_cancel(target: str, partial: Answer | None = None) -> Cancelled:
     """Make the exception of a call that this side cancelled."""
     text = "cancelled on this side"
     return Cancelled(text, code=Code.CANCELLED, target=target, partial=partial)
@@ -212,8 +216,9 @@ def _details(trailers: Any) -> dict[str, Any]:
     found = {}
     for key, value in trailers:
         if key == "grpc-status-details-bin":
-            for packed in Status.FromString(value).details:
-                name = packed.type_url.rpartition("google.rpc.")[2]
-                if name in DETAILS:
-                    found[name] = DETAILS[name].FromString(packed.value)
+            with suppress(DecodeError):  # not google.rpc's: the code alone must do
+                for packed in Status.FromString(value).details:
+                    name = packed.type_url.rpartition("google.rpc.")[2]
+                    if name in DETAILS:
+                        found[name] = DETAILS[name].FromString(packed.value)
     return found

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,19 @@ class Retry:
     """How often gRPC itself tries again, and how long it waits in between, in seconds.
 
     Only calls that the server has refused or never saw are tried again, never one that has begun
-    to answer. A server's own wish for the delay goes first.
+    to answer. A server's own wish for the delay goes first. `attempts` counts the first one; gRPC
+    makes at most five.
     """
 
     attempts: int = 4
     initial: float = 0.1
     maximum: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what gRPC would not take."""
+        if self.attempts < 1 or not 0.001 <= self.initial <= self.maximum:
+            msg = f"{self}: attempts must be >= 1, and 0.001 <= initial <= maximum"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +80,8 @@ class Options:
         return None if seconds == float("inf") else seconds
 
     def connect_wait(self, timeout: float | None) -> float:
-        """Seconds that a call with this timeout may wait for a connection."""
-        return min(self.connect_timeout, self.call_timeout(timeout) or self.connect_timeout)
+        """Seconds of a call's time, as gRPC wants it, that may go by without a connection."""
+        return self.connect_timeout if timeout is None else min(self.connect_timeout, timeout)
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
         """GRPC's channel arguments."""
@@ -99,12 +108,15 @@ class Options:
         if self.retry and self.retry.attempts > 1:
             method["retryPolicy"] = {
                 "maxAttempts": self.retry.attempts,
-                "initialBackoff": f"{self.retry.initial:g}s",
-                "maxBackoff": f"{self.retry.maximum:g}s",
+                "initialBackoff": f"{self.retry.initial:.6f}s",
+                "maxBackoff": f"{self.retry.maximum:.6f}s",
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             }
         return {"methodConfig": [method]}
+
+
+_NO = ("0", "no", "off", "false")
 
 
 def resolve(
@@ -128,7 +140,11 @@ def resolve(
     token = token or env.get("TOKEN")
     files = TLS(env.get("CA_FILE"), env.get("CERT_FILE"), env.get("KEY_FILE"))
     if tls is None:
-        tls = files != TLS() or target.startswith("grpcs://") or env.get("TLS", "0") not in "0no"
+        tls = (
+            files != TLS()
+            or target.startswith("grpcs://")
+            or env.get("TLS", "0").lower() not in _NO
+        )
     if not isinstance(tls, TLS):
         tls = files if tls else None
     target = target.removeprefix("grpcs://").removeprefix("grpc://")
@@ -141,5 +157,16 @@ def resolve(
 
 
 def _is_local(target: str) -> bool:
-    host = target.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:")
-    return host.startswith(("localhost", "127.", "[::1]", "unix:"))
+    """Tell whether all that a target names is this machine."""
+    if target.startswith("unix:"):
+        return True
+    hosts = target.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    return all(_is_loopback(host) for host in hosts)
+
+
+def _is_loopback(address: str) -> bool:
+    host = re.sub(r":\d+$", "", address).strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
-from talkwire._base import ClientBase
+from talkwire._base import ClientBase, less
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, ConnectError, Error, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
@@ -62,8 +62,7 @@ class Client(ClientBase[grpc.Channel]):
         """Send a request of your own making, and get the answer piece by piece."""
 
         def start() -> Any:
-            self._connect(timeout)
-            return self.stub.ChatStream(request, **self._call(timeout, metadata))
+            return self.stub.ChatStream(request, **self._connect(self._call(timeout, metadata)))
 
         return Stream(start, self._error)
 
@@ -137,19 +136,20 @@ class Client(ClientBase[grpc.Channel]):
         return ModelServiceStub(self.channel)
 
     def _ask(
-        self, method: Callable[..., Response], request: Message, call: Mapping[str, Any]
+        self, method: Callable[..., Response], request: Message, call: dict[str, Any]
     ) -> Response:
-        self._connect(call["timeout"])
+        call = self._connect(call)
         try:
             return method(request, **call)
         except grpc.RpcError as error:
             raise self._error(error) from error
 
-    def _connect(self, timeout: float | None) -> None:
+    def _connect(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a connection; return the call's arguments with the time that is left."""
         if self._connected or not self._options.wait_for_ready:
-            return
+            return call
         # Whatever is answered shows that there is a connection; the health itself is not asked.
-        seconds = self._options.connect_wait(timeout)
+        begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
         probe = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,
@@ -161,6 +161,7 @@ class Client(ClientBase[grpc.Channel]):
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise no_connection(self.target, seconds) from None
         self._connected = True
+        return less(call, monotonic() - begin)
 
     def _error(self, error: grpc.RpcError, partial: Answer | None = None) -> Error:
         made = from_rpc(error, self.target, partial)

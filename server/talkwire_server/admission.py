@@ -23,7 +23,7 @@ class Admission:
 
     def __init__(self, models: Sequence[pb.Model]) -> None:
         self._models = [model.id for model in models]
-        self._running: dict[str, Call] = {}
+        self._running: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusal: type[ModelLoading] | type[ShuttingDown] | None = ModelLoading
@@ -51,12 +51,12 @@ class Admission:
     ) -> Iterator[Call]:
         """Let one call in for the length of the block, or raise the `CallError` why not."""
         call = self._admit(call_id, request, final_only)
-        self._running[call.id] = call
+        self._running.add(call.id)
         self._idle.clear()
         try:
             yield call
         finally:
-            del self._running[call.id]
+            self._running.remove(call.id)
             if not self._running:
                 self._idle.set()
 
@@ -77,7 +77,8 @@ class Admission:
 def request_id(request: pb.ChatRequest, metadata_id: str) -> str:
     """Choose the id of a call: the request's, else that of its metadata, else a new one.
 
-    An id that breaks the rules is replaced here and named by the checks; it is never logged.
+    An id that breaks the rules is passed over here, and named by the checks if it is the
+    request's; it is never logged.
     """
     for wish in (request.request_id, metadata_id):
         if REQUEST_ID.fullmatch(wish):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.errors import Violation
@@ -57,6 +58,8 @@ def unsupported(request: pb.ChatRequest) -> list[str]:
 def _unsupported(message: Message, supported: _Support, path: str) -> Iterator[str]:
     if supported is None:
         return
+    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]  # of a newer contract
+        yield f"{path}field {unknown.field_number}"
     for field, value in message.ListFields():
         name = path + field.name
         if field.name not in supported:

@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _engine(settings: Settings) -> Engine:
     if settings.engine == "echo":
-        name = settings.served_model_name[0] if settings.served_model_name else "echo"
-        return EchoEngine(name, settings.default_system, settings.echo_delay)
+        names = settings.served_model_name or ("echo",)
+        return EchoEngine(names, settings.default_system, settings.echo_delay)
     from talkwire_server import vllm_engine
 
     return vllm_engine.load(settings)

@@ -26,23 +26,24 @@ class EchoEngine:
     """Streams one delta a word.
 
     Args:
-        model: The name it serves under.
+        names: The names it serves under.
         default_system: System prompt of requests that bring none; counted, not said.
         delay: Seconds before each word.
 
     """
 
-    def __init__(self, model: str, default_system: str, delay: float) -> None:
+    def __init__(self, names: Sequence[str], default_system: str, delay: float) -> None:
         loaded = Timestamp()
         loaded.GetCurrentTime()
         self.models: Sequence[pb.Model] = [
             pb.Model(
-                id=model,
+                id=name,
                 max_context_tokens=MAX_CONTEXT_TOKENS,
                 input_modalities=["text"],
                 default_system=default_system,
                 load_time=loaded,
             )
+            for name in names
         ]
         self.unfinished = 0
         self._default_system = default_system

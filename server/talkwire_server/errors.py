@@ -13,7 +13,8 @@
     ├── EngineDead                UNAVAILABLE
     └── EngineFailure             INTERNAL
 
-Texts are for the caller's eyes. No exception text, path or stack of anything else gets out.
+Texts are for the caller's eyes. No path, stack or exception text of anything else gets out, but
+for vLLM's validation errors, which are written for callers.
 """
 
 import logging
@@ -31,6 +32,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 
 DOMAIN = "talkwire"
 RETRY_AFTER = 1  # seconds
+MOST_FAULTS = 32  # named in one status: gRPC takes 16 KiB of trailers
 
 log = logging.getLogger("talkwire")
 
@@ -42,6 +44,11 @@ class Violation:
     field: str
     description: str
     reason: str = "INVALID"
+
+
+def short(text: str, most: int = 96) -> str:
+    """Cut what a caller wrote to a length that fits into a status."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class CallError(Exception):
@@ -61,16 +68,19 @@ class InvalidRequest(CallError):
     """The request breaks the contract."""
 
     def __init__(self, violations: Sequence[Violation], **metadata: str) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations), **metadata)
-        self.violations = violations
+        self.violations = violations[:MOST_FAULTS]
+        texts = [f"{short(v.field)}: {short(v.description)}" for v in self.violations]
+        if more := len(violations) - len(self.violations):
+            texts.append(f"and {more} more")
+        super().__init__("; ".join(texts), **metadata)
 
     def details(self) -> Iterable[Message]:
         """Name every bad field."""
         yield error_details_pb2.BadRequest(
             field_violations=[
                 error_details_pb2.BadRequest.FieldViolation(
-                    field=v.field,
-                    description=v.description,
+                    field=short(v.field),
+                    description=short(v.description),
                     reason=v.reason,  # type: ignore[call-arg]  # newer than its stubs
                 )
                 for v in self.violations
@@ -94,9 +104,9 @@ class ModelNotFound(CallError):
     """No such model here."""
 
     def __init__(self, model: str, available: Sequence[str]) -> None:
-        known = ", ".join(available)
-        super().__init__(f"no model {model!r} here; there is: {known}", available=known)
-        self.model = model
+        known = short(", ".join(available), 1024)
+        self.model = short(model)
+        super().__init__(f"no model {self.model!r} here; there is: {known}", available=known)
 
     def details(self) -> Iterable[Message]:
         """Name the model that was asked for."""
@@ -109,8 +119,10 @@ class UnsupportedFeature(CallError):
     """The request uses what this server or model lacks."""
 
     def __init__(self, features: Sequence[str]) -> None:
-        super().__init__(f"not supported by this server: {', '.join(features)}")
-        self.features = features
+        self.features = [short(feature) for feature in features[:MOST_FAULTS]]
+        if more := len(features) - len(self.features):
+            self.features.append(f"and {more} more")
+        super().__init__(f"not supported by this server: {', '.join(self.features)}")
 
     def details(self) -> Iterable[Message]:
         """Name every feature that is lacking."""
@@ -215,8 +227,6 @@ async def statuses(
         yield
     except CallError as error:
         await _abort(context, error, request_id)
-    except grpc.aio.AbortError:
-        raise
     except Exception:
         log.exception("request %s failed", request_id)
         await _abort(context, EngineFailure(), request_id)

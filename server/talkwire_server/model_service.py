@@ -1,5 +1,6 @@
 """ModelService: what can be asked for."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -44,7 +45,7 @@ class ModelService(chat_pb2_grpc.ModelServiceServicer):
         faults = []
         if request.page_size < 0:
             faults.append(Violation("page_size", f"must be >= 0, got {request.page_size}"))
-        if request.page_token and not request.page_token.isdecimal():
+        if request.page_token and not re.fullmatch(r"\d{1,9}", request.page_token):
             faults.append(Violation("page_token", "is not one that this server gave"))
         if faults:
             raise InvalidRequest(faults)

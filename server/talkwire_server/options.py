@@ -37,7 +37,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
 def _environment_flags(environ: Mapping[str, str]) -> Iterator[str]:
     for key, value in sorted(environ.items()):
-        if key.startswith(PREFIX):
+        if key.startswith(PREFIX) and value:
             yield from _flag(key.removeprefix(PREFIX).lower(), _scalar(value))
 
 

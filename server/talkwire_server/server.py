@@ -69,20 +69,23 @@ class Server:
         self.admission.open()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
-    async def drain(self) -> int:
-        """Stop admitting, let running calls finish within the grace; return how many did not."""
-        self.admission.close()
-        await self._health.enter_graceful_shutdown()
+    async def drain(self) -> None:
+        """Stop admitting, and let running calls finish within the grace."""
+        await self._refuse()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace):
                 await self.admission.empty()
-        return self.admission.running
 
     async def close(self) -> None:
         """Close the socket and end what still runs."""
-        await self._grpc.stop(0.1)  # so that the last health still reaches who watches it
+        await self._refuse()
+        await self._grpc.stop(0.05)  # so that the last health still reaches who watches it
         # stop() returns before the handlers have seen their cancellation.
         await self.admission.empty()
+
+    async def _refuse(self) -> None:
+        self.admission.close()
+        await self._health.enter_graceful_shutdown()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICES):
@@ -94,7 +97,10 @@ def _is_served(host: str) -> bool:
     if not host.startswith("unix:"):
         return False
     with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(host.removeprefix("unix:")) == 0
+        try:
+            return probe.connect_ex(host.removeprefix("unix:")) == 0
+        except OSError:  # no path of a socket
+            return False
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -137,15 +143,20 @@ async def _serve(server: Server, engine: Engine, stop: Stop, started: float) -> 
             return 0
         names = ", ".join(model.id for model in engine.models)
         log.info("serving %s on %s after %.1f s", names, server.address, monotonic() - started)
-        if await _first(engine.failed(), stop.wait()) == 0:
-            log.error("the engine died")
+        if await _first(_death(engine), stop.wait()) == 0:
             return 1
         log.info("stopping; %d calls running", server.admission.running)
-        if cut := await server.drain():
+        if await _first(_death(engine), server.drain()) == 0:
+            return 1
+        if cut := server.admission.running:
             log.warning("%d calls did not finish within the grace", cut)
         return 1 if cut else 0
     finally:
         await server.close()
+
+
+async def _death(engine: Engine) -> None:
+    log.error("the engine died: %s", await engine.failed())
 
 
 async def _first(*steps: Coroutine[Any, Any, Any]) -> int:

@@ -49,6 +49,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, every fault at once."""
+        flags = self._vllm_flags()
         faults = [
             text
             for wrong, text in (
@@ -58,14 +59,22 @@ class Settings:
                 (self.max_message_bytes < 1, "--max-message-bytes must be >= 1"),
                 (not self.host, "--host must not be empty"),
                 (
-                    self.engine == "echo" and bool(self.engine_args),
-                    f"the echo engine takes no {' '.join(self.engine_args)}",
+                    self.engine == "echo" and bool(flags),
+                    f"the echo engine takes no {' '.join(flags)}",
                 ),
             )
             if wrong
         ]
         if faults:
             raise ValueError("; ".join(faults))
+
+    def _vllm_flags(self) -> list[str]:
+        ours = {
+            "--model": self.model,
+            "--modelscope": self.modelscope,
+            "--chat-template": self.chat_template,
+        }
+        return [flag for flag, given in ours.items() if given] + list(self.engine_args)
 
     def address(self, port: int) -> str:
         """Where to listen, or at another port, as gRPC spells it."""

@@ -45,7 +45,7 @@ class Broken(EchoEngine):
     """An engine that fails as it is told."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__("echo", "", 0)
+        super().__init__(["echo"], "", 0)
         self._error = error
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
@@ -86,7 +86,7 @@ async def test_a_failing_engine(
 
 async def test_a_server_that_loads_refuses_with_a_delay() -> None:
     """MODEL_LOADING before `load`, with RetryInfo, and the models are already described."""
-    server = Server(Settings(port=0), EchoEngine("echo", "", 0))
+    server = Server(Settings(port=0), EchoEngine(["echo"], "", 0))
     await server.listen()
     async with grpc.aio.insecure_channel(server.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -105,7 +105,7 @@ async def test_a_server_that_loads_refuses_with_a_delay() -> None:
 
 async def test_models_come_in_pages() -> None:
     """`page_size` and `page_token` walk through the list; bad ones are named together."""
-    engine = EchoEngine("a", "", 0)
+    engine = EchoEngine(["a"], "", 0)
     engine.models = [pb.Model(id=name) for name in "abc"]
     async with running(engine) as server, grpc.aio.insecure_channel(server.target) as channel:
         stub = ModelServiceStub(channel)

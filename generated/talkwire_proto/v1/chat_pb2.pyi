@@ -134,7 +134,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 4
     """NOT_FOUND + ResourceInfo; metadata available."""
     ERROR_REASON_UNSUPPORTED_FEATURE: _ErrorReason.ValueType  # 5
-    """FAILED_PRECONDITION: this server/model lacks it."""
+    """FAILED_PRECONDITION: this server/model lacks it; UNIMPLEMENTED: a method."""
     ERROR_REASON_REQUEST_ID_IN_USE: _ErrorReason.ValueType  # 6
     """ALREADY_EXISTS"""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 7
@@ -173,7 +173,7 @@ ERROR_REASON_MEDIA_UNREADABLE: ErrorReason.ValueType  # 3
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 4
 """NOT_FOUND + ResourceInfo; metadata available."""
 ERROR_REASON_UNSUPPORTED_FEATURE: ErrorReason.ValueType  # 5
-"""FAILED_PRECONDITION: this server/model lacks it."""
+"""FAILED_PRECONDITION: this server/model lacks it; UNIMPLEMENTED: a method."""
 ERROR_REASON_REQUEST_ID_IN_USE: ErrorReason.ValueType  # 6
 """ALREADY_EXISTS"""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 7
@@ -595,7 +595,7 @@ class Sampling(_message.Message):
     ignore_eos: _builtins.bool
     """Go on after the model's end of turn, up to max_tokens."""
     seed: _builtins.int
-    """Makes sampling repeatable on the same server and batch shape."""
+    """Makes sampling repeatable on one server and batch shape; -1: none."""
     presence_penalty: _builtins.float
     """[-2, 2]"""
     frequency_penalty: _builtins.float

@@ -20,18 +20,23 @@ def load(settings: Settings) -> Engine:
         StartError: vLLM is not installed, or the model or a flag is wrong.
 
     """
+    build, on_cpu = installed()
     try:
         path = settings.model or str(model.prepare())
     except model.ModelError as error:
         raise StartError(str(error)) from None
-    build, on_cpu = installed()
     set_environment(settings, path, on_cpu=on_cpu)
     log.info("importing vLLM %s", build)
     quiet(settings)
-    from talkwire_server.vllm_engine.config import configure, served_names
+    from talkwire_server.vllm_engine.config import chat_template, configure, served_names
     from talkwire_server.vllm_engine.engine import VllmEngine
 
-    return VllmEngine(configure(settings, path), served_names(settings, path), settings)
+    return VllmEngine(
+        configure(settings, path),
+        served_names(settings, path),
+        settings,
+        chat_template(settings.chat_template),
+    )
 
 
 def installed() -> tuple[str, bool]:
@@ -61,7 +66,7 @@ def set_environment(settings: Settings, path: str, *, on_cpu: bool) -> None:
         wanted["TORCHDYNAMO_DISABLE"] = "1"
     if settings.modelscope:
         wanted["VLLM_USE_MODELSCOPE"] = "1"
-    if Path(path).is_dir():
+    if Path(path).exists():
         wanted["HF_HUB_OFFLINE"] = "1"
     for key, value in wanted.items():
         os.environ.setdefault(key, value)

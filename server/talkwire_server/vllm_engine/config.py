@@ -1,6 +1,7 @@
 """vLLM's configuration: its own engine flags, with defaults for a small machine without a GPU."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMError
 from vllm.platforms import current_platform
+from vllm.renderers.chat_utils import load_chat_template
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -19,7 +21,6 @@ from talkwire_server.settings import Settings
 CPU_DEFAULTS: dict[str, Any] = {
     "dtype": "float32",  # exact in any batch, and faster than bfloat16 from about four streams on
     "enforce_eager": True,  # compiling takes minutes
-    "distributed_executor_backend": "uni",  # one process for the engine, all cores for its threads
     "kv_cache_memory_bytes": 1 << 30,
     "max_model_len": -1,  # as long as the KV cache holds
     "max_num_batched_tokens": 1024,  # also what the warm-up at start computes
@@ -40,12 +41,29 @@ def configure(settings: Settings, path: str) -> VllmConfig:
         parser.set_defaults(**CPU_DEFAULTS)
     parser.set_defaults(model=path, served_model_name=served_names(settings, path))
     flags = parser.parse_args(list(settings.engine_args))
+    if current_platform.is_cpu() and _workers(flags) == 1:
+        # One process for engine and worker, and all cores for its threads.
+        flags.distributed_executor_backend = flags.distributed_executor_backend or "uni"
     try:
         return AsyncEngineArgs.from_cli_args(flags).create_engine_config(
             UsageContext.OPENAI_API_SERVER
         )
     except (ValidationError, ValueError, OSError, VLLMError) as error:
         raise StartError(f"vLLM cannot serve {path}: {_first_line(error)}") from error
+
+
+def chat_template(source: str | None) -> str | None:
+    """Read a chat template: a file's path, or the template itself.
+
+    Raises:
+        StartError: It is neither.
+
+    """
+    try:
+        template: str | None = load_chat_template(source)
+    except (OSError, ValueError, VLLMError) as error:
+        raise StartError(f"--chat-template: {_first_line(error)}") from error
+    return template
 
 
 def served_names(settings: Settings, path: str) -> list[str]:
@@ -61,6 +79,11 @@ def print_help() -> int:
     """Print vLLM's engine flags."""
     _parser().print_help(sys.stdout)
     return 0
+
+
+def _workers(flags: Namespace) -> int:
+    size = flags.tensor_parallel_size * flags.pipeline_parallel_size * flags.data_parallel_size
+    return int(size)
 
 
 def _parser() -> FlexibleArgumentParser:

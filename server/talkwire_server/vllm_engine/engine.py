@@ -12,7 +12,6 @@ from contextlib import aclosing
 from vllm.config import VllmConfig
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
-from vllm.renderers.chat_utils import load_chat_template
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -37,9 +36,16 @@ _FINISH = {
 class VllmEngine:
     """An AsyncLLM and its models. See `talkwire_server.engine.Engine` for the contract."""
 
-    def __init__(self, config: VllmConfig, names: Sequence[str], settings: Settings) -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        names: Sequence[str],
+        settings: Settings,
+        chat_template: str | None,
+    ) -> None:
         self._config = config
         self._settings = settings
+        self._chat_template = chat_template
         self._building: Future[AsyncLLM] = Future()
         self._llm: AsyncLLM | None = None
         self.models: Sequence[pb.Model] = [
@@ -94,22 +100,22 @@ class VllmEngine:
     async def ready(self) -> None:
         """Wait for the AsyncLLM, and render once."""
         try:
-            llm = await asyncio.wrap_future(self._building)
+            self._llm = llm = await asyncio.wrap_future(self._building)
         except Exception as error:
             text = f"the engine did not start: {error} (the log above has the cause)"
             raise StartError(text) from error
         if "generate" not in await llm.get_supported_tasks():
             raise StartError(f"{self._config.model_config.model} does not generate text")
-        template = load_chat_template(self._settings.chat_template)
         config = self._config.model_config
-        self._prompts = Prompts(config, llm.renderer, template, self._settings.default_system)
+        self._prompts = Prompts(
+            config, llm.renderer, self._chat_template, self._settings.default_system
+        )
         self._prompts.warmup()
         for model in self.models:
             # Only now: the engine may have cut the context to what its KV cache holds.
             model.max_context_tokens = config.max_model_len
             model.load_time.GetCurrentTime()
-        self._llm = llm
-        if self._settings.log_level != "debug":
+        if self._settings.log_level in ("info", "warning"):
             logging.getLogger("vllm").setLevel(logging.WARNING)
 
     async def failed(self) -> str:

@@ -39,6 +39,8 @@ def rendering() -> Iterator[None]:
     except VLLMValidationError as error:
         # Without a parameter: what the chat template's author says of the messages.
         raise invalid(_field(error, "messages"), Exception.__str__(error)) from error
+    except TimeoutError as error:
+        raise invalid("messages", "the chat template takes too long") from error
     except (TemplateError, ValidationError, ValueError, TypeError, OverflowError) as error:
         log.warning("vLLM cannot render a request", exc_info=True)
         raise invalid("request", "vLLM cannot render it") from error
@@ -56,7 +58,8 @@ def generating() -> Iterator[None]:
     except NotImplementedError as error:
         raise UnsupportedFeature(["request"]) from error
     except VLLMClientError as error:
-        raise invalid("request", str(error)) from error
+        log.warning("vLLM refuses a request", exc_info=True)
+        raise invalid("request", "vLLM refuses it") from error
     except EngineDeadError as error:
         raise EngineDead from error
     except GracefulHTTPError as error:  # vLLM's own --max-num-queued-reqs and -tokens
