@@ -1,7 +1,9 @@
 # The way in. Every target that needs the environment makes it first; `make` alone lists them.
 #
-#   ARGS="--model Qwen/Qwen3-0.6B"   is passed on to chat, serve and test
-#   BUILD=cpu or BUILD=gpu           chooses vLLM's build instead of looking for a GPU
+#   make serve ARGS="--model Qwen/Qwen3-0.6B"        ARGS are those of `talkwire serve`,
+#   make chat ARGS="-- --model Qwen/Qwen3-0.6B"      of `talkwire chat` (what follows -- is the server's),
+#   make test ARGS="tests/client -x"                 of pytest
+#   BUILD=cpu or BUILD=gpu                           chooses vLLM's build instead of looking for a GPU
 SHELL := bash
 BUILD ?= auto
 ARGS ?=

@@ -49,11 +49,10 @@ check_system() {
 }
 
 make_venv() {
+    [ ! -e .venv ] || [ -n "$installed" ] ||
+        fail ".venv was not made by this script: remove or rename it first"
     if .venv/bin/pip --version >/dev/null 2>&1; then
-        case $installed in
-            *" $python_version $build "*) return ;;
-            "") fail ".venv was not made by this script: remove or rename it first" ;;
-        esac
+        case $installed in *" $python_version $build "*) return ;; esac
     fi
     say "Making .venv with Python $python_version"
     rm -rf .venv

@@ -45,7 +45,9 @@ def test_the_dockerfile_is_free_of_lint() -> None:
     passes("hadolint", "Dockerfile")
 
 
-@pytest.mark.parametrize("script", ["scripts/setup.sh", "scripts/proto.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/setup.sh", "scripts/proto.sh", "scripts/start_time.sh", ".ci/run"]
+)
 def test_the_script_parses(script: str) -> None:
     passes("bash", "-n", script)
 

@@ -88,15 +88,17 @@ class Loading(chat_pb2_grpc.ModelServiceServicer):
 
     def __init__(self) -> None:
         self.health = health.HealthServicer()
+        self.model = pb.Model(id="bert")
 
     def GetModel(self, *_: object) -> pb.GetModelResponse:
-        return pb.GetModelResponse(model=pb.Model(id="bert", max_context_tokens=512))
+        return pb.GetModelResponse(model=self.model)
 
     def ListModels(self, *_: object) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[self.GetModel().model])
+        return pb.ListModelsResponse(models=[self.model])
 
     def is_loaded(self, *, loaded: bool) -> None:
-        """Change the server's health."""
+        """Change the server's health; only a loaded model knows its length."""
+        self.model.max_context_tokens = 512 if loaded else 0
         status = health_pb2.HealthCheckResponse
         self.health.set("", status.SERVING if loaded else status.NOT_SERVING)
 

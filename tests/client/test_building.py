@@ -85,7 +85,10 @@ def test_the_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPa
     assert given == Options(target="localhost:2", token="u", tls=None, timeout=math.inf)
 
 
-@pytest.mark.parametrize(("value", "expected"), [("1", True), ("0", False), ("no", False)])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1", True), ("yes", True), ("0", False), ("No", False), ("off", False), ("FALSE", False)],
+)
 def test_tls_by_the_environment(
     monkeypatch: pytest.MonkeyPatch, value: str, expected: bool
 ) -> None:
@@ -100,8 +103,32 @@ def test_a_token_does_not_travel_in_the_clear(client: type[Client]) -> None:
     """A token for another machine needs TLS; on this machine it need not."""
     with pytest.raises(ValueError, match="far:1 would travel in the clear"):
         client("far:1", token="secret")
-    client("localhost:1", token="secret")
+    for target in (
+        "localhost:1",
+        "127.0.0.2:1",
+        "[::1]:1",
+        "unix:/s",
+        "ipv4:127.0.0.1:1,127.0.0.2:2",
+    ):
+        client(target, token="secret")
     client("far:1", token="secret", tls=True)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["localhost.far.com:1", "127.far.com:1", "127.0.0.1.far.io:1", "ipv4:127.0.0.1:1,1.2.3.4:1"],
+)
+def test_a_name_that_looks_like_this_machine_is_not(target: str) -> None:
+    """Only `localhost`, loopback addresses and sockets are; of several, all must be."""
+    with pytest.raises(ValueError, match="in the clear"):
+        Client(target, token="secret")
+
+
+def test_retries_that_grpc_would_not_take_are_refused() -> None:
+    """An impossible policy is named, instead of breaking every call."""
+    for bad in ({"attempts": 0}, {"initial": 0}, {"initial": 2, "maximum": 1}):
+        with pytest.raises(ValueError, match="attempts must be"):
+            Retry(**bad)
 
 
 def test_metadata_of_a_call() -> None:

@@ -292,3 +292,48 @@ async def test_a_request_of_ones_own_can_be_sent(client: Any) -> None:
         await client.call("send", request)
 
     assert caught.value.reason == "UNSUPPORTED_FEATURE"
+
+
+async def test_however_many_faults_they_arrive(client: Any) -> None:
+    """A status stays within what gRPC carries: it names the first faults, and how many more."""
+    with pytest.raises(talkwire.InvalidRequest) as caught:
+        await client.chat("x", stop=[""] * 300)
+    assert len(caught.value.violations) == 32
+    assert caught.value.message.endswith("and 268 more")
+
+    with pytest.raises(talkwire.ModelNotFound):
+        await client.chat("x", model="m" * 20_000)
+    with pytest.raises(talkwire.Unsupported, match="and 268 more"):
+        await client.chat(messages=[pb.Message(role=pb.ROLE_TOOL, text="x")] * 300)
+
+
+async def test_fields_of_a_newer_contract_are_refused(client: Any) -> None:
+    """What this server does not know is named by its number, not ignored."""
+    request = pb.ChatRequest.FromString(
+        pb.ChatRequest(query="x").SerializeToString() + b"\xaa\x01\x00"
+    )
+    with pytest.raises(talkwire.Unsupported, match="field 21"):
+        await client.call("send", request)
+
+
+async def test_too_large_a_message_is_the_requests_fault(client: Any) -> None:
+    """GRPC's refusal of a message over the limit is no overload."""
+    with pytest.raises(talkwire.InvalidRequest, match="larger than max"):
+        await client.chat("x" * (5 << 20))
+
+
+async def test_waiting_for_a_connection_takes_of_the_timeout(kind: str) -> None:
+    """A call without a server fails within its own timeout, if that is shorter."""
+    async with calling(kind, "127.0.0.1:1", connect_timeout=60) as caller:
+        with pytest.raises(talkwire.ConnectError, match="within 0"):
+            await caller.chat("x", timeout=0.3)
+
+
+async def test_a_conversation_sends_its_own_messages(client: Any) -> None:
+    """Other messages are refused, not dropped; a continued turn adds no empty question."""
+    conversation = client.client.conversation([{"text": "a"}])
+    with pytest.raises(TypeError, match="its own messages"):
+        await _send(client, conversation, "x", messages=[])
+    await _send(client, conversation, "")
+
+    assert [message.text for message in conversation.messages] == ["a", "a"]

@@ -201,3 +201,22 @@ async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
         with pytest.raises(talkwire.ConnectError):
             await caller.chat("x")
     await server.stop(None)
+
+
+async def test_closing_the_client_ends_its_calls(slow_echo: RunningServer) -> None:
+    """A call whose client is closed beneath it raises `Cancelled`, not asyncio's own."""
+    client = AsyncClient(slow_echo.target)
+    call = asyncio.ensure_future(client.chat("word " * 500))
+    while not slow_echo.engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
+        await asyncio.sleep(0.005)
+    await client.close()
+    with pytest.raises(talkwire.Cancelled):
+        await call
+
+
+async def test_details_that_are_none_leave_the_code(kind: str) -> None:
+    """Trailers that are not google.rpc's do not hide the failure."""
+    service = Failing(Code.NOT_FOUND, ("grpc-status-details-bin", b"\xff\xff"))  # type: ignore[abstract]
+    async with failing(service) as target, calling(kind, target, retry=None) as caller:
+        with pytest.raises(talkwire.ModelNotFound):
+            await caller.chat("x")

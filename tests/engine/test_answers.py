@@ -108,10 +108,12 @@ async def test_sampling_fields_reach_the_engine(llm: AsyncClient) -> None:
     long = await llm.chat(query, min_tokens=20, max_tokens=20)
     endless = await llm.chat(query, ignore_eos=True, max_tokens=30)
     special = await llm.chat(query, ignore_eos=True, max_tokens=30, skip_special_tokens=False)
+    likeliest = await llm.chat(query, temperature=1, min_p=1)
     penalised = await llm.chat("Say ha ha ha ha ha.", repetition_penalty=1.9)
     plain = await llm.chat("Say ha ha ha ha ha.")
 
     assert biased.text == only.text
+    assert likeliest.text == (await llm.chat(query)).text
     assert only.usage.completion_tokens == 3
     assert "Paris" not in banned.text
     assert (long.usage.completion_tokens, long.finish_reason) == (20, "length")

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from talkwire._errors import Error
 from talkwire.cli.nearest import nearest
-from talkwire.cli.status import BROKEN_PIPE, INTERRUPTED, USAGE, Complaint, status
+from talkwire.cli.status import BROKEN_PIPE, INTERRUPTED, USAGE, Complaint, harmless, status
 
 _CLI = "pip install 'talkwire[cli]'"
 _SERVER = "pip install 'talkwire[cpu]', on a machine with an NVIDIA GPU 'talkwire[gpu]'"
@@ -92,5 +92,5 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
 
 def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"talkwire: {text.rstrip()}\n")
+    sys.stderr.write(f"talkwire: {harmless(text.rstrip())}\n")
     return code

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from talkwire._request import ChatOptions
 from talkwire._sync import Client
 from talkwire.cli import flags
-from talkwire.cli.status import MEANINGS, Complaint
+from talkwire.cli.status import MEANINGS, Complaint, harmless
 from talkwire_proto.v1 import chat_pb2 as pb
 
 
@@ -53,7 +53,7 @@ def write(client: Client, request: pb.ChatRequest, *, as_json: bool = False) -> 
     try:
         with client.send_stream(request) as stream:
             for chunk in stream:
-                piece = _line(chunk.proto) if as_json else chunk.text
+                piece = _line(chunk.proto) if as_json else _shown(chunk.text)
                 end = piece[-1:] or end
                 sys.stdout.write(piece)
                 sys.stdout.flush()
@@ -64,8 +64,13 @@ def write(client: Client, request: pb.ChatRequest, *, as_json: bool = False) -> 
 
 def _write_whole(client: Client, request: pb.ChatRequest, *, as_json: bool) -> None:
     answer = client.send(request)
-    text = _line(answer.proto) if as_json else answer.text
+    text = _line(answer.proto) if as_json else _shown(answer.text)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def _shown(text: str) -> str:
+    """Return a text as it is for a pipe, without what steers a terminal for one."""
+    return harmless(text) if sys.stdout.isatty() else text
 
 
 def _line(message: Message) -> str:
@@ -83,7 +88,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add("question", nargs="*", metavar="QUESTION", help="what to ask")
     add("--target", help=flags.TARGET)
-    add("--json", action="store_true", help="write a ChatStreamResponse a line, as grpcurl does")
+    add("--json", action="store_true", help="write a ChatStreamResponse a line, as JSON")
     add("--no-stream", action="store_true", help="wait for the whole answer")
     flags.add_timeout(parser)
     flags.add_options(parser)

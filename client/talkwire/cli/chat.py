@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 def _answer(arguments: Namespace, server_arguments: Sequence[str]) -> None:
     question = ask.piped()
     with ExitStack() as stack:
-        client = flags.client(arguments)
+        client = flags.client(arguments, tls=_tls(arguments))
         request = ask.build(client, question, flags.options(arguments))
         if arguments.local:
             stack.enter_context(serving(client.target, server_arguments, _note))
@@ -42,12 +42,16 @@ def _answer(arguments: Namespace, server_arguments: Sequence[str]) -> None:
         ask.write(client, request)
 
 
+def _tls(arguments: Namespace) -> bool | None:
+    return False if arguments.local else None  # a server of the chat's own speaks none
+
+
 def _chat(arguments: Namespace, server_arguments: Sequence[str]) -> None:
     from talkwire.cli.screen import Screen
 
     screen = Screen({name: command.words for name, command in COMMANDS.items()})
     with ExitStack() as stack:
-        client = flags.client(arguments, connect_timeout=3.0)
+        client = flags.client(arguments, connect_timeout=3.0, tls=_tls(arguments))
         if arguments.local:
             stack.enter_context(serving(client.target, server_arguments, screen.note))
         stack.enter_context(client)
@@ -69,7 +73,7 @@ def _meet(client: Client, name: str, screen: "Screen") -> pb.Model:
                 say(f"nothing answers at {client.target} yet; Ctrl-C leaves")
         while not client.ready(1.0):
             say(f"{model.id} is loading; Ctrl-C leaves")
-    return model
+        return client.model(name)  # now it knows the length of its context
 
 
 def _loop(talk: Talk, screen: "Screen") -> None:

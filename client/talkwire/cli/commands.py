@@ -110,7 +110,7 @@ def _save(talk: Talk, argument: str) -> str:
 
 
 def _load(talk: Talk, argument: str) -> str:
-    talk.conversation.load(Path(argument).expanduser())
+    talk.load(Path(argument).expanduser())
     return f"{len(talk.conversation.messages)} messages loaded from {argument}"
 
 

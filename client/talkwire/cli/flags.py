@@ -41,9 +41,16 @@ def add_timeout(parser: ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help=text)
 
 
-def client(arguments: Namespace, connect_timeout: float = 10.0) -> Client:
+def client(
+    arguments: Namespace, *, connect_timeout: float = 10.0, tls: bool | None = None
+) -> Client:
     """Make the client that the parsed flags and the environment describe."""
     try:
-        return Client(arguments.target, timeout=arguments.timeout, connect_timeout=connect_timeout)
+        return Client(
+            arguments.target,
+            timeout=arguments.timeout,
+            connect_timeout=connect_timeout,
+            tls=tls,
+        )
     except ValueError as error:
         raise Complaint(str(error)) from None

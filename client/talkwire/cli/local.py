@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from talkwire._errors import ConnectError
 from talkwire._sync import Client
 from talkwire.cli import state
 from talkwire.cli.status import FAILED, Complaint
@@ -31,7 +32,7 @@ def serving(target: str, arguments: Sequence[str], say: Say) -> Iterator[None]:
     """See to it that the target is served for the length of the block; `say` how that goes."""
     host, port = _address(target)
     with ExitStack() as stack:
-        with Client(target) as client:
+        with Client(target, tls=False, timeout=5.0, connect_timeout=5.0) as client:
             if _is_taken(host, port):
                 _wait_for_other(client, say)
             else:
@@ -108,10 +109,15 @@ def _start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_other(client: Client, say: Say) -> None:
+    """Wait for a server that loads; not for one that is none, or that went away."""
     if not client.ready():
         say(f"waiting for the server on {client.target}")
-        while not client.ready(1.0):
-            pass
+        while not client.ready(5.0):
+            try:
+                client.models()
+            except ConnectError:
+                text = f"what listens on {client.target} does not answer as a server of chats"
+                raise Complaint(text, FAILED) from None
 
 
 def _wait_for_own(process: subprocess.Popen[bytes], client: Client, log: Path, say: Say) -> None:

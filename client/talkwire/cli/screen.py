@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from talkwire.cli import state
+from talkwire.cli.status import harmless
 
 _QUOTES = '"""'
-
-# A model's text must not steer the terminal: control characters but tab and newline are dropped.
-_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10})
 
 
 class Screen:
@@ -51,11 +49,11 @@ class Screen:
 
     def write(self, piece: str) -> None:
         """Write a piece of an answer, at once."""
-        self._console.out(piece.translate(_CONTROLS), end="", highlight=False)
+        self._console.out(harmless(piece), end="", highlight=False)
 
     def show(self, text: str, style: str = "") -> None:
         """Show a text on lines of its own, unwrapped, so that it can be copied."""
-        shown = Text(text.translate(_CONTROLS), style)
+        shown = Text(harmless(text), style)
         self._console.print(shown, soft_wrap=True)
 
     def note(self, text: str) -> None:

@@ -56,6 +56,15 @@ class Complaint(Exception):
         self.status = status
 
 
+# What was made elsewhere must not steer a terminal: of control characters tab and newline stay.
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10})
+
+
+def harmless(text: str) -> str:
+    """Return a text without what a terminal would obey."""
+    return text.translate(_CONTROLS)
+
+
 def status(error: Error) -> int:
     """Return the exit status of a failed call."""
     return next((_STATUSES[kind] for kind in type(error).mro() if kind in _STATUSES), FAILED)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Unpack
 
 from talkwire._answer import Answer
@@ -63,6 +64,11 @@ class Talk:
             return self.conversation.undo()
         self._unanswered = None
         return query
+
+    def load(self, path: Path) -> None:
+        """Go on with a saved conversation. Raises OSError or ValueError, and changes nothing."""
+        self.conversation.load(path)
+        self._unanswered = None
 
     def clear(self) -> None:
         """Forget what was said; the options stay."""
