@@ -25,7 +25,8 @@ def load(settings: Settings) -> Engine:
         path = settings.model or str(model.prepare())
     except model.ModelError as error:
         raise StartError(str(error)) from None
-    set_environment(settings, path, on_cpu=on_cpu)
+    for key, value in environment(settings, path, on_cpu=on_cpu).items():
+        os.environ.setdefault(key, value)  # the operator's own goes first
     log.info("importing vLLM %s", build)
     quiet(settings)
     from talkwire_server.vllm_engine.config import chat_template, configure, served_names
@@ -50,8 +51,8 @@ def installed() -> tuple[str, bool]:
     raise StartError("vLLM is not installed: pip install 'talkwire[cpu]' or 'talkwire[gpu]'")
 
 
-def set_environment(settings: Settings, path: str, *, on_cpu: bool) -> None:
-    """Set what vLLM reads from the environment as it is imported; what is set already stays."""
+def environment(settings: Settings, path: str, *, on_cpu: bool) -> dict[str, str]:
+    """Say what vLLM shall read from the environment as it is imported."""
     wanted = {
         "VLLM_CONFIGURE_LOGGING": "0",  # its messages go the way of ours
         "VLLM_NO_USAGE_STATS": "1",
@@ -68,8 +69,7 @@ def set_environment(settings: Settings, path: str, *, on_cpu: bool) -> None:
         wanted["VLLM_USE_MODELSCOPE"] = "1"
     if Path(path).exists():
         wanted["HF_HUB_OFFLINE"] = "1"
-    for key, value in wanted.items():
-        os.environ.setdefault(key, value)
+    return wanted
 
 
 def quiet(settings: Settings) -> None:
