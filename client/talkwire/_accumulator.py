@@ -31,6 +31,11 @@ class Accumulator:
             self._head.timing.CopyFrom(delta.timing)
 
     @property
+    def id(self) -> str:
+        """The request's id; empty before the first message."""
+        return self._head.id
+
+    @property
     def response(self) -> pb.ChatResponse:
         """The answer so far; the whole one once `usage` is set. A copy, the caller's own."""
         response = pb.ChatResponse()

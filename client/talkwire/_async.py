@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import grpc
 from google.protobuf.message import Message
 
-from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
-from talkwire._base import ClientBase, less
+from talkwire._base import ClientBase, StreamBase, less
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
@@ -169,7 +168,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         return less(call, monotonic() - begin)
 
 
-class AsyncStream(AsyncIterator[Chunk]):
+class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     """An answer as it is generated.
 
     The call starts where the `async with` block is entered. Wherever and however the block is left
@@ -181,31 +180,15 @@ class AsyncStream(AsyncIterator[Chunk]):
     """
 
     def __init__(self, start: Callable[[], Awaitable[Any]], target: str) -> None:
+        super().__init__()
         self._start = start
         self._target = target
-        self._call: Any = None
-        self._answer = Accumulator()
-
-    @property
-    def answer(self) -> Answer:
-        """The answer as far as it came; see `Answer.complete`."""
-        return Answer(self._answer.response)
-
-    @property
-    def id(self) -> str:
-        """The request's id; empty before the first chunk."""
-        return self._answer.response.id
 
     async def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
         async for _ in self:
             pass
         return self.answer
-
-    def cancel(self) -> None:
-        """Stop the answer on the server; from any task. Reading on raises `Cancelled`."""
-        if self._call is not None:
-            self._call.cancel()
 
     async def __aenter__(self) -> Self:
         self._call = await self._start()

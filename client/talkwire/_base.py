@@ -1,9 +1,11 @@
-"""What both clients are before they do any I/O: their settings, and the requests they build."""
+"""What both clients and both streams are but for their I/O: settings, requests, answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from talkwire import _request
+from talkwire._accumulator import Accumulator
+from talkwire._answer import Answer
 from talkwire._options import TLS, Retry, resolve
 from talkwire._request import CallOptions, CallSettings, ChatOptions
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -86,6 +88,29 @@ class ClientBase(Generic[C]):
             "timeout": self._options.call_timeout(timeout),
             "metadata": self._options.call_metadata(metadata),
         }
+
+
+class StreamBase:
+    """An answer that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._call: Any = None  # grpc's, once the block is entered
+        self._answer = Accumulator()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer as far as it came; see `Answer.complete`."""
+        return Answer(self._answer.response)
+
+    @property
+    def id(self) -> str:
+        """The request's id; empty before the first chunk."""
+        return self._answer.id
+
+    def cancel(self) -> None:
+        """Stop the answer on the server; from any thread or task. Reading on raises `Cancelled`."""
+        if self._call is not None:
+            self._call.cancel()
 
 
 def less(call: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from google.protobuf.message import Message
 
-from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
-from talkwire._base import ClientBase, less
+from talkwire._base import ClientBase, StreamBase, less
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, ConnectError, Error, from_rpc, no_connection
 from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
@@ -169,7 +168,7 @@ class Client(ClientBase[grpc.Channel]):
         return made
 
 
-class Stream(Iterator[Chunk]):
+class Stream(StreamBase, Iterator[Chunk]):
     """An answer as it is generated.
 
     The call starts where the `with` block is entered. Wherever and however the block is left
@@ -185,31 +184,15 @@ class Stream(Iterator[Chunk]):
         start: Callable[[], Any],
         error: Callable[[grpc.RpcError, Answer], Error],
     ) -> None:
+        super().__init__()
         self._start = start
         self._error = error
-        self._call: Any = None
-        self._answer = Accumulator()
-
-    @property
-    def answer(self) -> Answer:
-        """The answer as far as it came; see `Answer.complete`."""
-        return Answer(self._answer.response)
-
-    @property
-    def id(self) -> str:
-        """The request's id; empty before the first chunk."""
-        return self._answer.response.id
 
     def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
         for _ in self:
             pass
         return self.answer
-
-    def cancel(self) -> None:
-        """Stop the answer on the server; from any thread. Reading on raises `Cancelled`."""
-        if self._call is not None:
-            self._call.cancel()
 
     def __enter__(self) -> Self:
         self._call = self._start()
