@@ -11,7 +11,8 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
 from talkwire_server.engine import Delta, Engine
-from talkwire_server.errors import Unimplemented, statuses
+from talkwire_server.errors import Unimplemented
+from talkwire_server.statuses import statuses
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 

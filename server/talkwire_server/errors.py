@@ -1,4 +1,4 @@
-"""How a call fails: the exceptions of the server and the one table that makes them statuses.
+"""How a call fails: the exceptions of the server. `statuses.py` makes statuses of them.
 
     CallError
     ├── InvalidRequest            INVALID_ARGUMENT, every bad field at once
@@ -17,24 +17,15 @@ Texts are for the caller's eyes. No path, stack or exception text of anything el
 for vLLM's validation errors, which are written for callers.
 """
 
-import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
-from talkwire_proto.v1 import chat_pb2 as pb
-
-DOMAIN = "talkwire"
 RETRY_AFTER = 1  # seconds
 MOST_FAULTS = 32  # named in one status: gRPC takes 16 KiB of trailers
-
-log = logging.getLogger("talkwire")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +141,9 @@ class RequestIdInUse(CallError):
         super().__init__(f"a call with the id {request_id!r} is running")
 
 
-class _Later(CallError):
+class Later(CallError):
+    """A refusal that another try may not meet."""
+
     def details(self) -> Iterable[Message]:
         """Say when to try again."""
         yield error_details_pb2.RetryInfo(
@@ -158,21 +151,21 @@ class _Later(CallError):
         )
 
 
-class QueueFull(_Later):
+class QueueFull(Later):
     """Too many wait already."""
 
     def __init__(self) -> None:
         super().__init__("too many requests are waiting")
 
 
-class ModelLoading(_Later):
+class ModelLoading(Later):
     """The model is not ready yet."""
 
     def __init__(self) -> None:
         super().__init__("the model is loading")
 
 
-class ShuttingDown(_Later):
+class ShuttingDown(Later):
     """The server is leaving."""
 
     def __init__(self) -> None:
@@ -191,62 +184,3 @@ class EngineFailure(CallError):
 
     def __init__(self) -> None:
         super().__init__("the request failed; the server's log has the cause under its id")
-
-
-_STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueType]] = {
-    InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, pb.ERROR_REASON_INVALID_FIELD),
-    ContextLengthExceeded: (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        pb.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
-    ),
-    ModelNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_MODEL_NOT_FOUND),
-    UnsupportedFeature: (
-        grpc.StatusCode.FAILED_PRECONDITION,
-        pb.ERROR_REASON_UNSUPPORTED_FEATURE,
-    ),
-    Unimplemented: (grpc.StatusCode.UNIMPLEMENTED, pb.ERROR_REASON_UNSUPPORTED_FEATURE),
-    RequestIdInUse: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_REQUEST_ID_IN_USE),
-    QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUEUE_FULL),
-    ModelLoading: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_MODEL_LOADING),
-    ShuttingDown: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SHUTTING_DOWN),
-    EngineDead: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_ENGINE_DEAD),
-    EngineFailure: (grpc.StatusCode.INTERNAL, pb.ERROR_REASON_ENGINE_FAILURE),
-}
-
-
-@asynccontextmanager
-async def statuses(
-    context: grpc.aio.ServicerContext[Any, Any], request_id: str = ""
-) -> AsyncIterator[None]:
-    """End the call with the status of whatever exception leaves the block.
-
-    Anything but a `CallError` is logged with its stack and answered as `EngineFailure`.
-    Cancellation passes through untouched.
-    """
-    try:
-        yield
-    except CallError as error:
-        await _abort(context, error, request_id)
-    except Exception:
-        log.exception("request %s failed", request_id)
-        await _abort(context, EngineFailure(), request_id)
-
-
-async def _abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: CallError, request_id: str
-) -> None:
-    code, reason = _STATUSES[type(error)]
-    info = error_details_pb2.ErrorInfo(
-        reason=pb.ErrorReason.Name(reason).removeprefix("ERROR_REASON_"),
-        domain=DOMAIN,
-        metadata={**error.metadata, **({"request_id": request_id} if request_id else {})},
-    )
-    status = status_pb2.Status(code=code.value[0], message=error.message)
-    for detail in (info, *error.details()):
-        status.details.add().Pack(detail)
-    trailers: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", status.SerializeToString())
-    ]
-    if isinstance(error, _Later):
-        trailers.append(("grpc-retry-pushback-ms", str(RETRY_AFTER * 1000)))
-    await context.abort(code, error.message, trailing_metadata=tuple(trailers))

@@ -8,7 +8,8 @@ import grpc
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
-from talkwire_server.errors import InvalidRequest, ModelNotFound, Violation, statuses
+from talkwire_server.errors import InvalidRequest, ModelNotFound, Violation
+from talkwire_server.statuses import statuses
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 

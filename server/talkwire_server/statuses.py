@@ -1,0 +1,89 @@
+"""The one table that makes statuses of the server's exceptions."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.errors import (
+    RETRY_AFTER,
+    CallError,
+    ContextLengthExceeded,
+    EngineDead,
+    EngineFailure,
+    InvalidRequest,
+    Later,
+    ModelLoading,
+    ModelNotFound,
+    QueueFull,
+    RequestIdInUse,
+    ShuttingDown,
+    Unimplemented,
+    UnsupportedFeature,
+)
+
+DOMAIN = "talkwire"
+
+log = logging.getLogger("talkwire")
+
+STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueType]] = {
+    InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, pb.ERROR_REASON_INVALID_FIELD),
+    ContextLengthExceeded: (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        pb.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
+    ),
+    ModelNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_MODEL_NOT_FOUND),
+    UnsupportedFeature: (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        pb.ERROR_REASON_UNSUPPORTED_FEATURE,
+    ),
+    Unimplemented: (grpc.StatusCode.UNIMPLEMENTED, pb.ERROR_REASON_UNSUPPORTED_FEATURE),
+    RequestIdInUse: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_REQUEST_ID_IN_USE),
+    QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUEUE_FULL),
+    ModelLoading: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_MODEL_LOADING),
+    ShuttingDown: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SHUTTING_DOWN),
+    EngineDead: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_ENGINE_DEAD),
+    EngineFailure: (grpc.StatusCode.INTERNAL, pb.ERROR_REASON_ENGINE_FAILURE),
+}
+
+
+@asynccontextmanager
+async def statuses(
+    context: grpc.aio.ServicerContext[Any, Any], request_id: str = ""
+) -> AsyncIterator[None]:
+    """End the call with the status of whatever exception leaves the block.
+
+    Anything but a `CallError` is logged with its stack and answered as `EngineFailure`.
+    Cancellation passes through untouched.
+    """
+    try:
+        yield
+    except CallError as error:
+        await _abort(context, error, request_id)
+    except Exception:
+        log.exception("request %s failed", request_id)
+        await _abort(context, EngineFailure(), request_id)
+
+
+async def _abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: CallError, request_id: str
+) -> None:
+    code, reason = STATUSES[type(error)]
+    info = error_details_pb2.ErrorInfo(
+        reason=pb.ErrorReason.Name(reason).removeprefix("ERROR_REASON_"),
+        domain=DOMAIN,
+        metadata={**error.metadata, **({"request_id": request_id} if request_id else {})},
+    )
+    status = status_pb2.Status(code=code.value[0], message=error.message)
+    for detail in (info, *error.details()):
+        status.details.add().Pack(detail)
+    trailers: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", status.SerializeToString())
+    ]
+    if isinstance(error, Later):
+        trailers.append(("grpc-retry-pushback-ms", str(RETRY_AFTER * 1000)))
+    await context.abort(code, error.message, trailing_metadata=tuple(trailers))
