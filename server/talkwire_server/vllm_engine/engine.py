@@ -86,16 +86,17 @@ class VllmEngine:
             await asyncio.sleep(0.02)
 
     def _build(self) -> None:
-        self._building.set_running_or_notify_cancel()  # whoever waits may be cancelled, not this
+        building = self._building
+        building.set_running_or_notify_cancel()  # whoever waits may be cancelled, not this
         shield_children()
         try:
             llm = AsyncLLM.from_vllm_config(
                 self._config, usage_context=UsageContext.OPENAI_API_SERVER
             )
         except BaseException as error:
-            self._building.set_exception(error)
+            building.set_exception(error)
         else:
-            self._building.set_result(llm)
+            building.set_result(llm)
 
     async def ready(self) -> None:
         """Wait for the AsyncLLM, and render once."""
@@ -126,10 +127,11 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """Shut vLLM down; while it is still loading, kill its processes instead."""
-        if not self._building.done():
+        building, self._building, self._llm = self._building, Future(), None
+        if not building.done():
             kill_children()
-        if self._llm:
-            llm, self._llm, self._building = self._llm, None, Future()
+        elif not building.exception():
+            llm = building.result()
             if llm.output_handler:
                 llm.output_handler.cancel()  # else it reports the engine's end as a failure
             await asyncio.to_thread(llm.shutdown, timeout=10)
