@@ -1,13 +1,14 @@
 """Fixtures: real servers in this process, and both clients."""
 
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import grpc
 import pytest
 
+from processes import serving
 from support import RunningServer, calling, running
 from talkwire_server import vllm_engine
 from talkwire_server.echo import EchoEngine
@@ -31,6 +32,13 @@ async def slow_echo() -> AsyncIterator[RunningServer]:
     """A server on the echo engine that takes 20 ms a word."""
     async with running(EchoEngine(["echo"], "", 0.02)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    """The address of an echo server in a process of its own, as fast as it can."""
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture(params=["async", "sync"])

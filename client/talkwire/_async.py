@@ -15,7 +15,7 @@ from talkwire._answer import Answer, Chunk
 from talkwire._base import ClientBase, StreamBase, less
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, no_connection
-from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
+from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._request import CallOptions, ChatOptions, MessageLike
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
@@ -87,11 +87,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
 
     async def ready(self, timeout: float = 0.0) -> bool:
         """Wait up to `timeout` seconds for the server to serve; return whether it does."""
-        watch = self.channel.unary_stream(
-            "/grpc.health.v1.Health/Watch",
-            request_serializer=HealthCheckRequest.SerializeToString,
-            response_deserializer=HealthCheckResponse.FromString,
-        )
+        watch = self.channel.unary_stream("/grpc.health.v1.Health/Watch", **HEALTH)
         end = monotonic() + max(timeout, 0.5)
         while (left := end - monotonic()) > 0:
             call = watch(HealthCheckRequest(), timeout=left, wait_for_ready=True)
@@ -135,7 +131,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    @property
+    @cached_property
     def _models(self) -> "ModelServiceAsyncStub":
         return ModelServiceStub(self.channel)
 

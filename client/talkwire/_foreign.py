@@ -72,3 +72,7 @@ DETAILS = {name: _class(f"google.rpc.{name}") for name in ("ErrorInfo", "RetryIn
 HealthCheckRequest = _class("grpc.health.v1.HealthCheckRequest")
 HealthCheckResponse = _class("grpc.health.v1.HealthCheckResponse")
 SERVING = 1
+HEALTH: dict[str, Any] = {  # how the methods of grpc.health.v1.Health are written and read
+    "request_serializer": HealthCheckRequest.SerializeToString,
+    "response_deserializer": HealthCheckResponse.FromString,
+}

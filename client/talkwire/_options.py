@@ -84,7 +84,7 @@ class Options:
         return self.connect_timeout if timeout is None else min(self.connect_timeout, timeout)
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
-        """GRPC's channel arguments."""
+        """Return the channel arguments of gRPC."""
         arguments = [
             ("grpc.primary_user_agent", f"talkwire-python/{version('talkwire')}"),
             ("grpc.max_receive_message_length", self.max_message_bytes),

@@ -14,7 +14,7 @@ from talkwire._answer import Answer, Chunk
 from talkwire._base import ClientBase, StreamBase, less
 from talkwire._conversation import Transcript
 from talkwire._errors import OUTSIDE_WITH, ConnectError, Error, from_rpc, no_connection
-from talkwire._foreign import SERVING, HealthCheckRequest, HealthCheckResponse
+from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._request import CallOptions, ChatOptions, MessageLike
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
@@ -82,11 +82,7 @@ class Client(ClientBase[grpc.Channel]):
 
     def ready(self, timeout: float = 0.0) -> bool:
         """Wait up to `timeout` seconds for the server to serve; return whether it does."""
-        watch = self.channel.unary_stream(
-            "/grpc.health.v1.Health/Watch",
-            request_serializer=HealthCheckRequest.SerializeToString,
-            response_deserializer=HealthCheckResponse.FromString,
-        )
+        watch = self.channel.unary_stream("/grpc.health.v1.Health/Watch", **HEALTH)
         end = monotonic() + max(timeout, 0.5)
         while (left := end - monotonic()) > 0:
             call = watch(HealthCheckRequest(), timeout=left, wait_for_ready=True)
@@ -130,7 +126,7 @@ class Client(ClientBase[grpc.Channel]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
+    @cached_property
     def _models(self) -> ModelServiceStub:
         return ModelServiceStub(self.channel)
 
@@ -149,11 +145,7 @@ class Client(ClientBase[grpc.Channel]):
             return call
         # Whatever is answered shows that there is a connection; the health itself is not asked.
         begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
-        probe = self.channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=HealthCheckRequest.SerializeToString,
-            response_deserializer=HealthCheckResponse.FromString,
-        )
+        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
         try:
             probe(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
         except grpc.RpcError as error:

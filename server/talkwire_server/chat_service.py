@@ -2,9 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, NoReturn, TypeAlias
-
-import grpc
+from typing import NoReturn
 
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -12,9 +10,7 @@ from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
 from talkwire_server.engine import Delta, Engine
 from talkwire_server.errors import Unimplemented
-from talkwire_server.statuses import statuses
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+from talkwire_server.statuses import Context, statuses
 
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):

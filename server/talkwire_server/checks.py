@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.conversation import ROLE_NAMES
 from talkwire_server.errors import Violation
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -26,8 +27,6 @@ _SUPPORTED: _Support = {
     "cache_salt": {},
     "request_id": {},
 }
-
-_ROLES = {pb.ROLE_SYSTEM, pb.ROLE_USER, pb.ROLE_ASSISTANT, pb.ROLE_DEVELOPER, pb.ROLE_UNSPECIFIED}
 
 # Template variables that are the request's own fields or the server's business.
 _RESERVED = {
@@ -50,7 +49,7 @@ def unsupported(request: pb.ChatRequest) -> list[str]:
     found += [
         f"messages[{i}].role={pb.Role.Name(m.role)}"
         for i, m in enumerate(request.messages)
-        if m.role == pb.ROLE_TOOL
+        if m.role not in ROLE_NAMES
     ]
     return found
 
@@ -80,7 +79,7 @@ def _conversation(request: pb.ChatRequest) -> Iterator[Violation]:
     if not request.query and not request.messages:
         yield Violation("query", "required unless messages are given", "REQUIRED")
     for i, message in enumerate(request.messages):
-        if message.role not in _ROLES and message.role != pb.ROLE_TOOL:
+        if message.role not in pb.Role.values():
             yield Violation(f"messages[{i}].role", f"unknown role {message.role}", "UNKNOWN_ENUM")
         if not message.text and not message.parts and message.role != pb.ROLE_ASSISTANT:
             yield Violation(f"messages[{i}].text", "required", "REQUIRED")

@@ -2,16 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
-
-import grpc
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.errors import InvalidRequest, ModelNotFound, Violation
-from talkwire_server.statuses import statuses
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+from talkwire_server.statuses import Context, statuses
 
 _PAGE = 1000
 

@@ -25,7 +25,7 @@ class Settings:
         channelz: Serve channelz, the live statistics of channels.
         stop_on_eof: Stop, too, when standard input ends.
         echo_delay: Seconds before each word of the echo engine.
-        log_level: Of our log and of vLLM's.
+        log_level: Of our log; at debug of vLLM's, too, whose advice at the start is else left out.
         engine_args: vLLM's engine flags as they were given.
 
     """

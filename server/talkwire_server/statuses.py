@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -25,6 +25,8 @@ from talkwire_server.errors import (
     Unimplemented,
     UnsupportedFeature,
 )
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 DOMAIN = "talkwire"
 
@@ -52,9 +54,7 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
 
 
 @asynccontextmanager
-async def statuses(
-    context: grpc.aio.ServicerContext[Any, Any], request_id: str = ""
-) -> AsyncIterator[None]:
+async def statuses(context: Context, request_id: str = "") -> AsyncIterator[None]:
     """End the call with the status of whatever exception leaves the block.
 
     Anything but a `CallError` is logged with its stack and answered as `EngineFailure`.
@@ -69,9 +69,7 @@ async def statuses(
         await _abort(context, EngineFailure(), request_id)
 
 
-async def _abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: CallError, request_id: str
-) -> None:
+async def _abort(context: Context, error: CallError, request_id: str) -> None:
     code, reason = STATUSES[type(error)]
     info = error_details_pb2.ErrorInfo(
         reason=pb.ErrorReason.Name(reason).removeprefix("ERROR_REASON_"),

@@ -8,17 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from processes import ServerProcess, launched, serving
+from processes import ServerProcess, launched
 from terminal import TALKWIRE, free_target, talkwire
 
 LONG = "word " * 1000
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    """An echo server as fast as it can."""
-    with serving() as target:
-        yield target
 
 
 @pytest.fixture

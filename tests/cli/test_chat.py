@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from processes import ServerProcess, launched, serving
+from processes import ServerProcess, launched
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from terminal import Terminal, chatting, free_target
@@ -31,13 +31,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state folder of the test's own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     return tmp_path / "talkwire"
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    """An echo server as fast as it can."""
-    with serving() as target:
-        yield target
 
 
 @pytest.fixture

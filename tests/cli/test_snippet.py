@@ -4,13 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from processes import serving
 from talkwire import TLS, Client
 from talkwire._options import Options
 from talkwire.cli import snippet
@@ -20,13 +18,6 @@ from talkwire_proto.v1 import chat_pb2 as pb
 NASTY = """it's "so" $HOME `id` \\n ! é 🙂\n\ttwo\n"""
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    """An echo server as fast as it can."""
-    with serving() as target:
-        yield target
 
 
 def ran(*command: str) -> str:

@@ -32,12 +32,9 @@ def load(settings: Settings) -> Engine:
     from talkwire_server.vllm_engine.config import chat_template, configure, served_names
     from talkwire_server.vllm_engine.engine import VllmEngine
 
-    return VllmEngine(
-        configure(settings, path),
-        served_names(settings, path),
-        settings,
-        chat_template(settings.chat_template),
-    )
+    names = served_names(settings, path)
+    config = configure(settings.engine_args, path, names)
+    return VllmEngine(config, names, settings, chat_template(settings.chat_template))
 
 
 def installed() -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ CPU_DEFAULTS: dict[str, Any] = {
 }
 
 
-def configure(settings: Settings, path: str) -> VllmConfig:
+def configure(engine_args: Sequence[str], path: str, names: Sequence[str]) -> VllmConfig:
     """Make vLLM's configuration.
 
     Raises:
@@ -39,8 +40,8 @@ def configure(settings: Settings, path: str) -> VllmConfig:
     parser = _parser()
     if current_platform.is_cpu():
         parser.set_defaults(**CPU_DEFAULTS)
-    parser.set_defaults(model=path, served_model_name=served_names(settings, path))
-    flags = parser.parse_args(list(settings.engine_args))
+    parser.set_defaults(model=path, served_model_name=list(names))
+    flags = parser.parse_args(list(engine_args))
     if current_platform.is_cpu() and _workers(flags) == 1:
         # One process for engine and worker, and all cores for its threads.
         flags.distributed_executor_backend = flags.distributed_executor_backend or "uni"
@@ -94,4 +95,4 @@ def _parser() -> FlexibleArgumentParser:
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(fault["msg"] for fault in error.errors())
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
