@@ -151,10 +151,13 @@ def test_importing_the_client_loads_no_engine() -> None:
 FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.InvalidRequest([errors.Violation("query", "bad")]), talkwire.InvalidRequest),
     (errors.ContextLengthExceeded(9, 8), talkwire.ContextLengthExceeded),
+    (errors.MediaUnreadable([errors.Violation("parts", "bad")]), talkwire.MediaUnreadable),
+    (errors.MediaNotFound([errors.Violation("parts", "gone")]), talkwire.MediaNotFound),
     (errors.ModelNotFound("b", ["a"]), talkwire.ModelNotFound),
     (errors.UnsupportedFeature(["tools"]), talkwire.Unsupported),
     (errors.Unimplemented(), talkwire.Unsupported),
     (errors.RequestIdInUse("mine"), talkwire.RequestIdInUse),
+    (errors.AdapterExists("a"), talkwire.Error),
     (errors.QueueFull(), talkwire.Overloaded),
     (errors.ModelLoading(), talkwire.Unavailable),
     (errors.ShuttingDown(), talkwire.Unavailable),

@@ -2,7 +2,9 @@
 
 Error:
 ├── InvalidRequest              the request breaks the contract; see .violations
-│   └── ContextLengthExceeded
+│   ├── ContextLengthExceeded
+│   ├── MediaUnreadable
+│   └── MediaNotFound           send the bytes again
 ├── ModelNotFound               see .available
 ├── Unsupported                 this server or model lacks it
 ├── RequestIdInUse
@@ -105,6 +107,14 @@ class ContextLengthExceeded(InvalidRequest):
         return int(self.metadata.get("max_context_tokens", 0))
 
 
+class MediaUnreadable(InvalidRequest):
+    """An image, sound or film cannot be had or read."""
+
+
+class MediaNotFound(InvalidRequest):
+    """The server keeps no bytes under a cache id (any more): send them again."""
+
+
 class ModelNotFound(Error):
     """The server has no such model."""
 
@@ -157,7 +167,10 @@ class ServerError(Error):
 
 _BY_REASON: Mapping[str, type[Error]] = {
     "CONTEXT_LENGTH_EXCEEDED": ContextLengthExceeded,
+    "MEDIA_UNREADABLE": MediaUnreadable,
+    "MEDIA_NOT_FOUND": MediaNotFound,
     "REQUEST_ID_IN_USE": RequestIdInUse,
+    "ADAPTER_EXISTS": Error,
 }
 _BY_CODE: Mapping[grpc.StatusCode, type[Error]] = {
     Code.INVALID_ARGUMENT: InvalidRequest,

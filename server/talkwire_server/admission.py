@@ -1,13 +1,13 @@
 """The door: which calls may run, and how many do. Knows no engine and no sockets."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import REQUEST_ID, unsupported, violations
-from talkwire_server.engine import Call
+from talkwire_server.checks import REQUEST_ID, violations
+from talkwire_server.engine import Call, Engine
 from talkwire_server.errors import (
     InvalidRequest,
     ModelLoading,
@@ -21,9 +21,9 @@ from talkwire_server.errors import (
 class Admission:
     """Closed at first (the model is loading), then open, at last closed for good (draining)."""
 
-    def __init__(self, models: Sequence[pb.Model]) -> None:
-        self._models = [model.id for model in models]
-        self._running: set[str] = set()
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._running: dict[str, Call] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusal: type[ModelLoading] | type[ShuttingDown] | None = ModelLoading
@@ -50,28 +50,34 @@ class Admission:
         self, call_id: str, request: pb.ChatRequest, *, final_only: bool = False
     ) -> Iterator[Call]:
         """Let one call in for the length of the block, or raise the `CallError` why not."""
-        call = self._admit(call_id, request, final_only)
-        self._running.add(call.id)
+        call = self.check(call_id, request, final_only=final_only)
+        if call_id in self._running:
+            raise RequestIdInUse(call_id)
+        self._running[call_id] = call
         self._idle.clear()
         try:
             yield call
         finally:
-            self._running.remove(call.id)
+            del self._running[call_id]
             if not self._running:
                 self._idle.set()
 
-    def _admit(self, call_id: str, request: pb.ChatRequest, final_only: bool) -> Call:
+    def check(self, call_id: str, request: pb.ChatRequest, *, final_only: bool = False) -> Call:
+        """Make a call of a request that could be let in, or raise the `CallError` why not."""
         if self._refusal:
             raise self._refusal()
         if faults := violations(request):
             raise InvalidRequest(faults)
-        if features := unsupported(request):
+        if features := self._engine.unsupported(request):
             raise UnsupportedFeature(features)
-        if request.model and request.model not in self._models:
-            raise ModelNotFound(request.model, self._models)
-        if call_id in self._running:
-            raise RequestIdInUse(call_id)
-        return Call(call_id, request.model or self._models[0], request, final_only)
+        models = [model.id for model in self._engine.models]
+        if request.model and request.model not in models:
+            raise ModelNotFound(request.model, models)
+        return Call(call_id, request.model or models[0], request, final_only)
+
+    def running_call(self, call_id: str) -> Call | None:
+        """Find a call that is inside."""
+        return self._running.get(call_id)
 
 
 def request_id(request: pb.ChatRequest, metadata_id: str) -> str:

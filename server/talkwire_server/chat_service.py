@@ -1,15 +1,17 @@
 """ChatService: one way from a request to its deltas, and the rpcs that send them."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from time import monotonic
 from typing import NoReturn
 
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
-from talkwire_server.engine import Delta, Engine
-from talkwire_server.errors import Unimplemented
+from talkwire_server.engine import Call, Delta, Engine
+from talkwire_server.errors import InvalidRequest, Unimplemented, Violation
 from talkwire_server.statuses import Context, statuses
 
 
@@ -41,15 +43,32 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         async with statuses(context):
             raise Unimplemented
 
-    async def CountTokens(self, _request: object, context: Context) -> NoReturn:
-        """Refuse: not implemented yet."""
-        async with statuses(context):
-            raise Unimplemented
+    async def CountTokens(
+        self, request: pb.CountTokensRequest, context: Context
+    ) -> pb.CountTokensResponse:
+        """Make the prompt of a request, and tell how long it is."""
+        chat = request.request
+        call_id = request_id(chat, _metadata(context, "x-request-id"))
+        async with statuses(context, call_id):
+            call = self._admission.check(call_id, chat)
+            prompt = await self._engine.render(call)
+            model = next(model for model in self._engine.models if model.id == call.model)
+            return pb.CountTokensResponse(
+                prompt_tokens=len(prompt.token_ids),
+                max_context_tokens=model.max_context_tokens,
+                prompt=prompt.text if request.include_prompt else "",
+                token_ids=prompt.token_ids if request.include_token_ids else (),
+            )
 
-    async def Abort(self, _request: object, context: Context) -> NoReturn:
-        """Refuse: not implemented yet."""
+    async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
+        """Have a running call finish where it is."""
         async with statuses(context):
-            raise Unimplemented
+            if not request.id:
+                raise InvalidRequest([Violation("id", "required", "REQUIRED")])
+            call = self._admission.running_call(request.id)
+            if call:
+                call.end(pb.FINISH_REASON_ABORTED)
+            return pb.AbortResponse(found=call is not None)
 
     @asynccontextmanager
     async def _deltas(
@@ -61,7 +80,22 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 # Admitted: from here on a retry by the client's channel would run it twice.
                 await context.send_initial_metadata((("x-request-id", call_id),))
                 async with aclosing(self._engine.stream(call)) as deltas:
-                    yield deltas
+                    with _time_limit(call):
+                        yield deltas
+
+
+@contextmanager
+def _time_limit(call: Call) -> Iterator[None]:
+    """End the call, counted from its arrival, when its time limit is over."""
+    if not call.request.HasField("time_limit"):
+        yield
+        return
+    left = call.arrival + call.request.time_limit.ToNanoseconds() / 1e9 - monotonic()
+    timer = asyncio.get_running_loop().call_later(left, call.end, pb.FINISH_REASON_TIME_LIMIT)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _metadata(context: Context, key: str) -> str:

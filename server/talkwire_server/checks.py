@@ -9,24 +9,12 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.conversation import ROLE_NAMES
 from talkwire_server.errors import Violation
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
-# Fields of ChatRequest that the server honours. A field that is set and not named here is
-# refused by name, so that nothing is ever ignored: a new field of the contract starts refused.
-_Support: TypeAlias = "dict[str, _Support] | None"  # None: all that lies below
-_SUPPORTED: _Support = {
-    "query": {},
-    "messages": {"role": {}, "text": {}, "name": {}},
-    "system": {},
-    "model": {},
-    "sampling": {field.name: {} for field in pb.Sampling.DESCRIPTOR.fields},
-    "template": {"kwargs": None, "continue_final_message": {}},
-    "cache_salt": {},
-    "request_id": {},
-}
+Support: TypeAlias = "dict[str, Support] | None"
+"""Fields of a message that an engine honours, each with those of its own; None: all below."""
 
 # Template variables that are the request's own fields or the server's business.
 _RESERVED = {
@@ -43,18 +31,11 @@ _RESERVED = {
 }
 
 
-def unsupported(request: pb.ChatRequest) -> list[str]:
-    """Name every part of the request that this server does not support."""
-    found = list(_unsupported(request, _SUPPORTED, ""))
-    found += [
-        f"messages[{i}].role={pb.Role.Name(m.role)}"
-        for i, m in enumerate(request.messages)
-        if m.role not in ROLE_NAMES
-    ]
-    return found
+def beyond(message: Message, supported: Support, path: str = "") -> Iterator[str]:
+    """Name every part of a message that is set and not supported.
 
-
-def _unsupported(message: Message, supported: _Support, path: str) -> Iterator[str]:
+    So nothing is ever ignored: a new field of the contract starts refused.
+    """
     if supported is None:
         return
     for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]  # of a newer contract
@@ -64,10 +45,10 @@ def _unsupported(message: Message, supported: _Support, path: str) -> Iterator[s
         if field.name not in supported:
             yield name
         elif isinstance(value, Message):
-            yield from _unsupported(value, supported[field.name], f"{name}.")
+            yield from beyond(value, supported[field.name], f"{name}.")
         elif field.message_type and not field.message_type.GetOptions().map_entry:
             for i, item in enumerate(value):
-                yield from _unsupported(item, supported[field.name], f"{name}[{i}].")
+                yield from beyond(item, supported[field.name], f"{name}[{i}].")
 
 
 def violations(request: pb.ChatRequest) -> list[Violation]:

@@ -11,6 +11,7 @@ ROLE_NAMES = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_USER: "user",
     pb.ROLE_ASSISTANT: "assistant",
+    pb.ROLE_TOOL: "tool",
     pb.ROLE_DEVELOPER: "developer",
 }
 """Roles in the words of chat templates."""

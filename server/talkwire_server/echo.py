@@ -13,11 +13,23 @@ from time import monotonic
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.checks import Support, beyond
 from talkwire_server.conversation import conversation
-from talkwire_server.engine import Call, Delta
+from talkwire_server.engine import Call, Delta, Prompt
 from talkwire_server.errors import ContextLengthExceeded
 
 MAX_CONTEXT_TOKENS = 8192
+
+_SUPPORTED: Support = {
+    "query": {},
+    "messages": {"role": {}, "text": {}, "name": {}},
+    "system": {},
+    "model": {},
+    "sampling": {field.name: {} for field in pb.Sampling.DESCRIPTOR.fields},
+    "template": {"kwargs": None, "continue_final_message": {}},
+    "cache_salt": {},
+    "request_id": {},
+}
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
 
@@ -61,6 +73,16 @@ class EchoEngine:
 
     async def stop(self) -> None:
         """Do nothing: it has no processes."""
+
+    def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
+        """Name what it does not do."""
+        return list(beyond(request, _SUPPORTED))
+
+    async def render(self, call: Call) -> Prompt:
+        """Write the conversation down."""
+        messages = conversation(call.request, self._default_system)
+        text = "".join(f"{message.text}\n" for message in messages)
+        return Prompt(text, range(len(_TOKEN.findall(text))))
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Say the last user message back."""

@@ -1,6 +1,6 @@
 """What the service asks of an engine. Knows no vLLM, no sockets and no statuses."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol, TypeAlias
@@ -13,7 +13,7 @@ Delta: TypeAlias = pb.ChatStreamResponse
 """One increment of an answer: the wire's own message, so that nothing is converted per token."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One admitted request.
 
@@ -23,6 +23,7 @@ class Call:
         request: What was asked; its fields are checked.
         final_only: Ask for the whole answer in one delta (unary `Chat`).
         arrival: When it was admitted, in `time.monotonic` seconds.
+        ending: Why the answer shall end before its own end; 0 while it shall not.
 
     """
 
@@ -31,6 +32,20 @@ class Call:
     request: pb.ChatRequest
     final_only: bool = False
     arrival: float = field(default_factory=monotonic)
+    ending: pb.FinishReason.ValueType = field(default=pb.FINISH_REASON_UNSPECIFIED, init=False)
+    _on_end: Callable[[], object] = field(default=lambda: None, init=False)
+
+    def end(self, reason: pb.FinishReason.ValueType) -> None:
+        """Have the engine finish the answer where it is. Of several reasons the first stays."""
+        if not self.ending:
+            self.ending = reason
+            self._on_end()
+
+    def on_end(self, stop: Callable[[], object]) -> None:
+        """Set how the engine stops generating; called at once if `end` was already."""
+        self._on_end = stop
+        if self.ending:
+            stop()
 
     def first_delta(self) -> Delta:
         """Open the answer: `id` and `model` go into its first delta, and only there."""
@@ -45,6 +60,14 @@ class Call:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model sees of a request: its text and the ids of its tokens."""
+
+    text: str
+    token_ids: Sequence[int]
+
+
 class Engine(Protocol):
     """Something that answers chats.
 
@@ -54,7 +77,7 @@ class Engine(Protocol):
 
     @property
     def models(self) -> Sequence[pb.Model]:
-        """The models it serves, the default one first. Known from construction on."""
+        """The models it serves, the default one first. Adapters come and go."""
         ...
 
     @property
@@ -70,11 +93,20 @@ class Engine(Protocol):
         """Return when `stream` may be called. Raises `StartError` when it never will."""
         ...
 
+    def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
+        """Name what the request uses and this engine or its model lacks."""
+        ...
+
     def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Answer a call, delta by delta; the last delta of the answer has `usage` and `timing`.
 
-        Closing the generator aborts the request. Raises `CallError`s only.
+        After `call.end` it finishes soon, with that reason and what there is. Closing the
+        generator aborts the request. Raises `CallError`s only.
         """
+        ...
+
+    async def render(self, call: Call) -> Prompt:
+        """Make the prompt of a call without running it. Raises `CallError`s only."""
         ...
 
     async def failed(self) -> str:

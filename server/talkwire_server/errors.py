@@ -2,11 +2,14 @@
 
     CallError
     ├── InvalidRequest            INVALID_ARGUMENT, every bad field at once
-    │   └── ContextLengthExceeded
+    │   ├── ContextLengthExceeded
+    │   ├── MediaUnreadable
+    │   └── MediaNotFound         NOT_FOUND
     ├── ModelNotFound             NOT_FOUND
     ├── UnsupportedFeature        FAILED_PRECONDITION
     ├── Unimplemented             UNIMPLEMENTED, a whole method
     ├── RequestIdInUse            ALREADY_EXISTS
+    ├── AdapterExists             ALREADY_EXISTS
     ├── QueueFull                 RESOURCE_EXHAUSTED, with a delay after which to try again
     ├── ModelLoading              UNAVAILABLE, the same
     ├── ShuttingDown              UNAVAILABLE, the same
@@ -91,6 +94,14 @@ class ContextLengthExceeded(InvalidRequest):
         )
 
 
+class MediaUnreadable(InvalidRequest):
+    """An image, sound or film cannot be had or read; the violations name which."""
+
+
+class MediaNotFound(InvalidRequest):
+    """No bytes are kept under a `cache_id` (any more); the violations name which."""
+
+
 class ModelNotFound(CallError):
     """No such model here."""
 
@@ -139,6 +150,13 @@ class RequestIdInUse(CallError):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"a call with the id {request_id!r} is running")
+
+
+class AdapterExists(CallError):
+    """Another model has the adapter's id."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"there is a model {short(model)!r} already")
 
 
 class Later(CallError):

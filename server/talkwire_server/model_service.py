@@ -1,10 +1,10 @@
 """ModelService: what can be asked for."""
 
 import re
-from collections.abc import Sequence
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
+from talkwire_server.engine import Engine
 from talkwire_server.errors import InvalidRequest, ModelNotFound, Violation
 from talkwire_server.statuses import Context, statuses
 
@@ -14,8 +14,8 @@ _PAGE = 1000
 class ModelService(chat_pb2_grpc.ModelServiceServicer):
     """Lists and describes the models of an engine. Answers while they load, too."""
 
-    def __init__(self, models: Sequence[pb.Model]) -> None:
-        self._models = models
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
@@ -24,18 +24,20 @@ class ModelService(chat_pb2_grpc.ModelServiceServicer):
         async with statuses(context):
             start, size = self._page(request)
             end = start + size
+            models = self._engine.models
             return pb.ListModelsResponse(
-                models=self._models[start:end],
-                next_page_token=str(end) if end < len(self._models) else "",
+                models=models[start:end],
+                next_page_token=str(end) if end < len(models) else "",
             )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describe one model."""
         async with statuses(context):
-            for model in self._models:
+            models = self._engine.models
+            for model in models:
                 if request.id in ("", model.id):
                     return pb.GetModelResponse(model=model)
-            raise ModelNotFound(request.id, [model.id for model in self._models])
+            raise ModelNotFound(request.id, [model.id for model in models])
 
     def _page(self, request: pb.ListModelsRequest) -> tuple[int, int]:
         faults = []

@@ -29,7 +29,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             args = list(_file_flags(config.config)) + args
         known, engine_args = parser.parse_known_args(args)
         values = {f.name: getattr(known, f.name) for f in fields(Settings) if f.name in known}
-        values["served_model_name"] = tuple(values["served_model_name"])
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return Settings(**values, engine_args=tuple(engine_args))
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
@@ -88,9 +88,33 @@ def _parser() -> argparse.ArgumentParser:
     add("--served-model-name", nargs="+", default=[], metavar="NAME", help="names to serve under")
     add("--modelscope", action=switch, default=d.modelscope, help="the id is ModelScope's")
     add("--chat-template", help="Jinja file or text in place of the model's")
+    add("--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="LoRA adapters")
+    add("--tool-call-parser", help="vLLM's parser of the model's tool calls")
+    add("--tool-parser-plugin", metavar="FILE", help="Python file with a tool call parser")
+    add(
+        "--allow-engine-options",
+        dest="engine_options",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what a request's engine_options may hold",
+    )
+    add(
+        "--allowed-media-domains",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="where media may be fetched from",
+    )
+    add("--allowed-local-media-path", metavar="DIR", help="where file: URIs may be read from")
+    add("--media-timeout", type=float, default=d.media_timeout, metavar="S", help="of a fetch")
+    add("--max-media-bytes", type=int, default=d.max_media_bytes, help="largest medium")
+    add("--max-image-pixels", type=int, default=d.max_image_pixels, help="largest image")
+    add("--media-cache-bytes", type=int, default=d.media_cache_bytes, help="for cache_key")
     add("--default-system", default=d.default_system, help="system prompt of requests without")
     add("--host", default=d.host, help="address, or unix:PATH")
     add("--port", type=int, default=d.port, help="0 takes a free one")
+    add("--admin-port", type=int, help="serve the AdminService on 127.0.0.1")
     add("--grace", type=float, default=d.grace, metavar="S", help="time to finish at a stop")
     add("--max-message-bytes", type=int, default=d.max_message_bytes, help="largest request")
     add("--reflection", action=switch, default=d.reflection, help="serve gRPC reflection")

@@ -23,7 +23,9 @@ from talkwire_server.signals import Stop, stop_signals
 
 log = logging.getLogger("talkwire")
 
-SERVICES = tuple(service.full_name for service in chat_pb2.DESCRIPTOR.services_by_name.values())
+SERVICES = tuple(
+    chat_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("ChatService", "ModelService")
+)
 
 
 class Server:
@@ -34,14 +36,14 @@ class Server:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.address = settings.address(settings.port)
-        self.admission = Admission(engine.models)
+        self.admission = Admission(engine)
         self._settings = settings
         self._engine = engine
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         self._grpc = grpc.aio.server(options=_options(settings))
         chat = ChatService(engine, self.admission)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
-        chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine.models), self._grpc)
+        chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = [*SERVICES, health.SERVICE_NAME]
         if settings.channelz:

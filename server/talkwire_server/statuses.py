@@ -11,12 +11,15 @@ from google.rpc import error_details_pb2, status_pb2
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.errors import (
     RETRY_AFTER,
+    AdapterExists,
     CallError,
     ContextLengthExceeded,
     EngineDead,
     EngineFailure,
     InvalidRequest,
     Later,
+    MediaNotFound,
+    MediaUnreadable,
     ModelLoading,
     ModelNotFound,
     QueueFull,
@@ -38,6 +41,8 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
         grpc.StatusCode.INVALID_ARGUMENT,
         pb.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
     ),
+    MediaUnreadable: (grpc.StatusCode.INVALID_ARGUMENT, pb.ERROR_REASON_MEDIA_UNREADABLE),
+    MediaNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_MEDIA_NOT_FOUND),
     ModelNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_MODEL_NOT_FOUND),
     UnsupportedFeature: (
         grpc.StatusCode.FAILED_PRECONDITION,
@@ -45,6 +50,7 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
     ),
     Unimplemented: (grpc.StatusCode.UNIMPLEMENTED, pb.ERROR_REASON_UNSUPPORTED_FEATURE),
     RequestIdInUse: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_REQUEST_ID_IN_USE),
+    AdapterExists: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_ADAPTER_EXISTS),
     QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUEUE_FULL),
     ModelLoading: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_MODEL_LOADING),
     ShuttingDown: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SHUTTING_DOWN),

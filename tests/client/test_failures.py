@@ -186,7 +186,7 @@ async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
     maker = await asyncio.create_subprocess_exec(*make.split(), stderr=asyncio.subprocess.PIPE)
     assert (await maker.communicate(), maker.returncode)[1] == 0
     engine = EchoEngine(["echo"], "", 0)
-    admission = Admission(engine.models)
+    admission = Admission(engine)
     admission.open()
     server = grpc.aio.server()
     service = ChatService(engine, admission)

@@ -6,7 +6,7 @@ import pytest
 
 from support import make
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import unsupported, violations
+from talkwire_server.checks import violations
 
 
 def faults(**fields: object) -> dict[str, str]:
@@ -80,49 +80,3 @@ def test_something_must_be_said() -> None:
         "template.continue_final_message": "the last message must be the assistant's",
     }
     assert faults(messages=[{"role": pb.ROLE_ASSISTANT}]) == {}
-
-
-def test_what_is_not_supported_is_named_field_by_field() -> None:
-    """Every set field that the server does not honour, wherever it stands."""
-    request = make(
-        pb.ChatRequest,
-        query="x",
-        n=2,
-        tools=[{"function": {"name": "f"}}],
-        include={"token_ids": True},
-        template={"truncate_prompt_tokens": 5, "kwargs": {"deep": {"er": [1]}}},
-        messages=[
-            {"text": "a", "name": "ann"},
-            {"parts": [{"text": "b"}], "role": pb.ROLE_ASSISTANT},
-            {"role": pb.ROLE_TOOL, "text": "c", "tool_call_id": "1"},
-        ],
-        sampling={"logit_bias": {1: 1}},
-    )
-
-    assert sorted(unsupported(request)) == [
-        "include",
-        "messages[1].parts",
-        "messages[2].role=ROLE_TOOL",
-        "messages[2].tool_call_id",
-        "n",
-        "template.truncate_prompt_tokens",
-        "tools",
-    ]
-
-
-def test_every_field_of_a_request_is_either_supported_or_refused() -> None:
-    """A field of the contract that nothing knows is refused by itself."""
-    known = {
-        *("query", "messages", "system", "model", "sampling"),
-        *("template", "cache_salt", "request_id"),
-    }
-    for field in pb.ChatRequest.DESCRIPTOR.fields:
-        request = pb.ChatRequest()
-        if field.is_repeated:
-            getattr(request, field.name).add()
-        elif field.message_type:
-            getattr(request, field.name).SetInParent()
-        else:
-            setattr(request, field.name, "x" if field.cpp_type == field.CPPTYPE_STRING else 1)
-
-        assert (unsupported(request) == []) == (field.name in known), field.name

@@ -27,7 +27,7 @@ async def test_the_request_id_is_in_the_initial_metadata(channel: grpc.aio.Chann
     call.cancel()
 
 
-@pytest.mark.parametrize("method", ["CountTokens", "Abort", "ChatMultiplex"])
+@pytest.mark.parametrize("method", ["ChatMultiplex"])
 async def test_methods_that_are_not_there_yet(channel: grpc.aio.Channel, method: str) -> None:
     """A method of the contract without an implementation is UNIMPLEMENTED."""
     call = channel.unary_unary(

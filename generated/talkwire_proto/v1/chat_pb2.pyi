@@ -157,6 +157,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED"""
     ERROR_REASON_MODEL_FORBIDDEN: _ErrorReason.ValueType  # 16
     """PERMISSION_DENIED: not for this caller."""
+    ERROR_REASON_MEDIA_NOT_FOUND: _ErrorReason.ValueType  # 17
+    """NOT_FOUND + BadRequest: no such cache_id here; send the bytes."""
+    ERROR_REASON_ADAPTER_EXISTS: _ErrorReason.ValueType  # 18
+    """ALREADY_EXISTS: another model has the id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """google.rpc.ErrorInfo.reason (without the prefix); domain is "talkwire". In the schema so that
@@ -196,6 +200,10 @@ ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 15
 """UNAUTHENTICATED"""
 ERROR_REASON_MODEL_FORBIDDEN: ErrorReason.ValueType  # 16
 """PERMISSION_DENIED: not for this caller."""
+ERROR_REASON_MEDIA_NOT_FOUND: ErrorReason.ValueType  # 17
+"""NOT_FOUND + BadRequest: no such cache_id here; send the bytes."""
+ERROR_REASON_ADAPTER_EXISTS: ErrorReason.ValueType  # 18
+"""ALREADY_EXISTS: another model has the id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -241,10 +249,10 @@ class ChatRequest(_message.Message):
     parallel_tool_calls: _builtins.bool
     """false: at most one call per answer. Default true."""
     n: _builtins.int
-    """Answers to generate, 1..n_max. Default 1."""
+    """Answers to generate, 1 up to the number of requests that the server runs at once. Default 1."""
     priority: _builtins.int
-    """Scheduling priority; LOWER runs earlier. Default 0. INVALID_ARGUMENT when
-    non-zero on a server without priority scheduling.
+    """Scheduling priority; LOWER runs earlier. Default 0. A server without priority scheduling
+    refuses any other (UNSUPPORTED_FEATURE).
     """
     cache_salt: _builtins.str
     """Isolates this request's prefix-cache entries to callers that send the same salt."""
@@ -293,8 +301,10 @@ class ChatRequest(_message.Message):
     @_builtins.property
     def continuation(self) -> Global___Continuation:
         """Carries on with an answer that broke off (a lost replica, a lost connection): what was
-        already received, so that the model goes on from exactly there. Not counted again in
-        max_tokens' remainder; a fixed seed with temperature 0 gives the same text as an unbroken run.
+        already received, so that the model goes on from exactly there. The answer holds only what
+        comes after it, and counts it in max_tokens and usage.completion_tokens as if it had never
+        broken off. With temperature 0 in float32 both parts together are the unbroken answer;
+        penalties see the first part as prompt. Needs n = 1 and no output_format or forced tool call.
         """
 
     @_builtins.property
@@ -303,7 +313,9 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def engine_options(self) -> _struct_pb2.Struct:
-        """Engine options that have no typed field yet. Unstable; refused unless the server allows it."""
+        """Engine options that have no typed field yet, under the engine's own names. Unstable; refused
+        but for those that the server's --allow-engine-options names.
+        """
 
     def __init__(
         self,
@@ -389,10 +401,14 @@ class Continuation(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The text so far, for callers that did not ask for token ids. Tokenized again, so it may differ."""
+    """The text so far, for callers that did not ask for token ids: instead of them, not beside them.
+    Tokenized again, so the answer may differ. Not for models with a tool or reasoning parser.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The generated tokens so far, as `Include.token_ids` gave them. Exact. Preferred over `text`."""
+        """The generated tokens so far, as `Include.token_ids` gave them. Exact: what text, thoughts and
+        tool calls they amount to is known to have been sent with them.
+        """
 
     def __init__(
         self,
@@ -970,8 +986,8 @@ class Include(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     logprobs: _builtins.int
-    """Log-probabilities of the sampled tokens plus this many alternatives each (0: none).
-    Unset: no log-probabilities at all.
+    """Log-probabilities of the sampled tokens plus this many alternatives each (0: none), up to the
+    server's limit. Unset: no log-probabilities at all.
     """
     prompt_logprobs: _builtins.int
     """The same for the prompt; skips reading the prefix cache."""
@@ -1796,6 +1812,93 @@ class GetModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class LoadAdapterRequest(_message.Message):
+    """See AdminService.LoadAdapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Required. What ChatRequest.model shall take."""
+    path: _builtins.str
+    """Required. A folder on the server with adapter_config.json and its weights."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadAdapterRequest: _TypeAlias = LoadAdapterRequest  # noqa: Y015
+
+@_typing.final
+class LoadAdapterResponse(_message.Message):
+    """See AdminService.LoadAdapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___Model: ...
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadAdapterResponse: _TypeAlias = LoadAdapterResponse  # noqa: Y015
+
+@_typing.final
+class UnloadAdapterRequest(_message.Message):
+    """See AdminService.UnloadAdapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Required. An adapter's, not the base model's."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadAdapterRequest: _TypeAlias = UnloadAdapterRequest  # noqa: Y015
+
+@_typing.final
+class UnloadAdapterResponse(_message.Message):
+    """See AdminService.UnloadAdapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadAdapterResponse: _TypeAlias = UnloadAdapterResponse  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):

@@ -406,3 +406,126 @@ class ModelService(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class AdminServiceStub(object):
+    """Changes what can be asked for. Served on a port of its own, on the loopback address alone, and
+    only where the operator names that port.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.LoadAdapter = channel.unary_unary(
+                '/talkwire.v1.AdminService/LoadAdapter',
+                request_serializer=talkwire__proto_dot_v1_dot_chat__pb2.LoadAdapterRequest.SerializeToString,
+                response_deserializer=talkwire__proto_dot_v1_dot_chat__pb2.LoadAdapterResponse.FromString,
+                _registered_method=True)
+        self.UnloadAdapter = channel.unary_unary(
+                '/talkwire.v1.AdminService/UnloadAdapter',
+                request_serializer=talkwire__proto_dot_v1_dot_chat__pb2.UnloadAdapterRequest.SerializeToString,
+                response_deserializer=talkwire__proto_dot_v1_dot_chat__pb2.UnloadAdapterResponse.FromString,
+                _registered_method=True)
+
+
+class AdminServiceServicer(object):
+    """Changes what can be asked for. Served on a port of its own, on the loopback address alone, and
+    only where the operator names that port.
+    """
+
+    def LoadAdapter(self, request, context):
+        """Makes a LoRA adapter of the base model available.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadAdapter(self, request, context):
+        """Takes an adapter away; calls that run on it go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'LoadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadAdapter,
+                    request_deserializer=talkwire__proto_dot_v1_dot_chat__pb2.LoadAdapterRequest.FromString,
+                    response_serializer=talkwire__proto_dot_v1_dot_chat__pb2.LoadAdapterResponse.SerializeToString,
+            ),
+            'UnloadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadAdapter,
+                    request_deserializer=talkwire__proto_dot_v1_dot_chat__pb2.UnloadAdapterRequest.FromString,
+                    response_serializer=talkwire__proto_dot_v1_dot_chat__pb2.UnloadAdapterResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'talkwire.v1.AdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('talkwire.v1.AdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AdminService(object):
+    """Changes what can be asked for. Served on a port of its own, on the loopback address alone, and
+    only where the operator names that port.
+    """
+
+    @staticmethod
+    def LoadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/talkwire.v1.AdminService/LoadAdapter',
+            talkwire__proto_dot_v1_dot_chat__pb2.LoadAdapterRequest.SerializeToString,
+            talkwire__proto_dot_v1_dot_chat__pb2.LoadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/talkwire.v1.AdminService/UnloadAdapter',
+            talkwire__proto_dot_v1_dot_chat__pb2.UnloadAdapterRequest.SerializeToString,
+            talkwire__proto_dot_v1_dot_chat__pb2.UnloadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

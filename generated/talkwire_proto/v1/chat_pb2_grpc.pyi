@@ -208,3 +208,52 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes one model; an empty id means the default one."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AdminServiceStub:
+    """Changes what can be asked for. Served on a port of its own, on the loopback address alone, and
+    only where the operator names that port.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
+    LoadAdapter: _grpc.UnaryUnaryMultiCallable[_chat_pb2.LoadAdapterRequest, _chat_pb2.LoadAdapterResponse]
+    """Makes a LoRA adapter of the base model available."""
+    UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_chat_pb2.UnloadAdapterRequest, _chat_pb2.UnloadAdapterResponse]
+    """Takes an adapter away; calls that run on it go on."""
+
+@_typing.type_check_only
+class AdminServiceAsyncStub(AdminServiceStub):
+    """Changes what can be asked for. Served on a port of its own, on the loopback address alone, and
+    only where the operator names that port.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    LoadAdapter: _aio.UnaryUnaryMultiCallable[_chat_pb2.LoadAdapterRequest, _chat_pb2.LoadAdapterResponse]  # type: ignore[assignment]
+    """Makes a LoRA adapter of the base model available."""
+    UnloadAdapter: _aio.UnaryUnaryMultiCallable[_chat_pb2.UnloadAdapterRequest, _chat_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
+    """Takes an adapter away; calls that run on it go on."""
+
+class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Changes what can be asked for. Served on a port of its own, on the loopback address alone, and
+    only where the operator names that port.
+    """
+
+    @_abc_1.abstractmethod
+    def LoadAdapter(
+        self,
+        request: _chat_pb2.LoadAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.LoadAdapterResponse, _abc.Awaitable[_chat_pb2.LoadAdapterResponse]]:
+        """Makes a LoRA adapter of the base model available."""
+
+    @_abc_1.abstractmethod
+    def UnloadAdapter(
+        self,
+        request: _chat_pb2.UnloadAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.UnloadAdapterResponse, _abc.Awaitable[_chat_pb2.UnloadAdapterResponse]]:
+        """Takes an adapter away; calls that run on it go on."""
+
+def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

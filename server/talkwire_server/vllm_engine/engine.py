@@ -16,12 +16,13 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.engine import Call, Delta, StartError
+from talkwire_server.checks import beyond
+from talkwire_server.engine import Call, Delta, Prompt, StartError
 from talkwire_server.errors import EngineFailure
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
 from talkwire_server.vllm_engine.failures import generating
-from talkwire_server.vllm_engine.prompt import Prompts, default_sampling
+from talkwire_server.vllm_engine.prompt import SUPPORTED, Prompts, default_sampling
 
 log = logging.getLogger("talkwire")
 
@@ -135,6 +136,14 @@ class VllmEngine:
             if llm.output_handler:
                 llm.output_handler.cancel()  # else it reports the engine's end as a failure
             await asyncio.to_thread(llm.shutdown, timeout=10)
+
+    def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
+        """Name what the model or this server's flags do not allow."""
+        return list(beyond(request, SUPPORTED))
+
+    async def render(self, call: Call) -> Prompt:
+        """Make the prompt of a call."""
+        raise NotImplementedError
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""

@@ -17,10 +17,23 @@ from vllm.renderers.params import TokenizeParams
 from vllm.sampling_params import SamplingParams
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.checks import Support
 from talkwire_server.conversation import ROLE_NAMES, conversation
 from talkwire_server.engine import Call
 from talkwire_server.errors import ContextLengthExceeded
 from talkwire_server.vllm_engine.failures import invalid, rendering
+
+# What of a request is honoured, and so what a new field of the contract is not until it is here.
+SUPPORTED: Support = {
+    "query": {},
+    "messages": {"role": {}, "text": {}, "name": {}},
+    "system": {},
+    "model": {},
+    "sampling": {field.name: {} for field in pb.Sampling.DESCRIPTOR.fields},
+    "template": {"kwargs": None, "continue_final_message": {}},
+    "cache_salt": {},
+    "request_id": {},
+}
 
 # Names of `Sampling` that vLLM's request spells differently.
 _SPELLED = {
