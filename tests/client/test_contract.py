@@ -303,8 +303,8 @@ async def test_however_many_faults_they_arrive(client: Any) -> None:
 
     with pytest.raises(talkwire.ModelNotFound):
         await client.chat("x", model="m" * 20_000)
+    unknown = pb.Message.FromString(b"\x12\x01x\xf8\x01\x01")
     with pytest.raises(talkwire.Unsupported, match="and 268 more"):
-        unknown = pb.Message.FromString(b"\x12\x01x\xf8\x01\x01")
         await client.chat("x", messages=[unknown] * 300)
 
 
