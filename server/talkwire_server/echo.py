@@ -16,7 +16,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import Support, beyond
 from talkwire_server.conversation import conversation
 from talkwire_server.engine import Call, Delta, Prompt
-from talkwire_server.errors import ContextLengthExceeded
+from talkwire_server.errors import ContextLengthExceeded, ModelNotFound, UnsupportedFeature
 
 MAX_CONTEXT_TOKENS = 8192
 
@@ -83,6 +83,14 @@ class EchoEngine:
         messages = conversation(call.request, self._default_system)
         text = "".join(f"{message.text}\n" for message in messages)
         return Prompt(text, range(len(_TOKEN.findall(text))))
+
+    async def load_adapter(self, id: str, path: str) -> pb.Model:
+        """Refuse: there is nothing to adapt."""
+        raise UnsupportedFeature(["adapters"])
+
+    async def unload_adapter(self, id: str) -> None:
+        """Refuse: there are none."""
+        raise ModelNotFound(id, [])
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Say the last user message back."""

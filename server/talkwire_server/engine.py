@@ -109,6 +109,14 @@ class Engine(Protocol):
         """Make the prompt of a call without running it. Raises `CallError`s only."""
         ...
 
+    async def load_adapter(self, id: str, path: str) -> pb.Model:
+        """Serve a LoRA adapter of the base model under an id. Raises `CallError`s only."""
+        ...
+
+    async def unload_adapter(self, id: str) -> None:
+        """Serve an adapter no more; calls that run on it go on. Raises `CallError`s only."""
+        ...
+
     async def failed(self) -> str:
         """Return the reason when the engine has died; wait as long as it lives."""
         ...

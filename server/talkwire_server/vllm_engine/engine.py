@@ -145,6 +145,14 @@ class VllmEngine:
         """Make the prompt of a call."""
         raise NotImplementedError
 
+    async def load_adapter(self, id: str, path: str) -> pb.Model:
+        """Serve an adapter."""
+        raise NotImplementedError
+
+    async def unload_adapter(self, id: str) -> None:
+        """Serve an adapter no more."""
+        raise NotImplementedError
+
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
         llm = self.llm
