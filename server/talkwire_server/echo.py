@@ -84,7 +84,7 @@ class EchoEngine:
         text = "".join(f"{message.text}\n" for message in messages)
         return Prompt(text, range(len(_TOKEN.findall(text))))
 
-    async def load_adapter(self, id: str, path: str) -> pb.Model:
+    async def load_adapter(self, id: str, path: str) -> pb.Model:  # noqa: ARG002  # the protocol
         """Refuse: there is nothing to adapt."""
         raise UnsupportedFeature(["adapters"])
 
