@@ -1,37 +1,38 @@
 """An engine without a model: says the last user message back, word by word.
 
-It ships so that clients, tests and load tests run anywhere in a second. A token is a word with
-the space before it; there is nothing to sample, so of `Sampling` only max_tokens, stop
-and include_stop change the answer.
+It ships so that clients, load tests and users' own CI run anywhere in a second. A token is a word
+with the space before it, or a whole medium; its id is its position.
+
+What it says
+    The last user message, or a tool's if that is the last of all; for `choice` the first choice.
+    `json_object` and `json_schema` want a message that is JSON already; it looks at no schema.
+    A medium reads `[image/png 68 bytes]`. All of a conversation is its prompt.
+Thoughts
+    Asked for an effort, it thinks the message before it answers.
+Tools
+    A message `name({"some": "json"})` with the name of a tool is a call of it. Of a call that is
+    forced the message is the arguments, if it is a JSON object, else they are `{}`;
+    MODE_REQUIRED calls the first tool. It makes one call at most, and looks at no parameters.
+Sampling
+    Nothing is sampled: each token has log-probability 0, no alternative could have come, and only
+    max_tokens, stop and include_stop change the answer. stop_token_ids, bad_words and
+    allowed_token_ids are promises that it cannot keep, and are refused.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Sequence
 from time import monotonic
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import Support, beyond
-from talkwire_server.conversation import conversation
+from talkwire_server.echo_prompt import logprob, media, prompt
+from talkwire_server.echo_script import script
+from talkwire_server.echo_support import unsupported
 from talkwire_server.engine import Call, Delta, Prompt
 from talkwire_server.errors import ContextLengthExceeded, ModelNotFound, UnsupportedFeature
 
 MAX_CONTEXT_TOKENS = 8192
-
-_SUPPORTED: Support = {
-    "query": {},
-    "messages": {"role": {}, "text": {}, "name": {}},
-    "system": {},
-    "model": {},
-    "sampling": {field.name: {} for field in pb.Sampling.DESCRIPTOR.fields},
-    "template": {"kwargs": None, "continue_final_message": {}},
-    "cache_salt": {},
-    "request_id": {},
-}
-
-_TOKEN = re.compile(r"\s*\S+|\s+$")
 
 
 class EchoEngine:
@@ -51,7 +52,9 @@ class EchoEngine:
             pb.Model(
                 id=name,
                 max_context_tokens=MAX_CONTEXT_TOKENS,
-                input_modalities=["text"],
+                tools=True,
+                reasoning=True,
+                input_modalities=["text", "image", "audio", "video"],
                 default_system=default_system,
                 load_time=loaded,
             )
@@ -76,13 +79,12 @@ class EchoEngine:
 
     def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
         """Name what it does not do."""
-        return list(beyond(request, _SUPPORTED))
+        return list(unsupported(request))
 
     async def render(self, call: Call) -> Prompt:
         """Write the conversation down."""
-        messages = conversation(call.request, self._default_system)
-        text = "".join(f"{message.text}\n" for message in messages)
-        return Prompt(text, range(len(_TOKEN.findall(text))))
+        tokens = prompt(call.request, self._default_system)
+        return Prompt("".join(tokens), range(len(tokens)))
 
     async def load_adapter(self, id: str, path: str) -> pb.Model:  # noqa: ARG002  # the protocol
         """Refuse: there is nothing to adapt."""
@@ -93,48 +95,73 @@ class EchoEngine:
         raise ModelNotFound(id, [])
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
-        """Say the last user message back."""
+        """Say the last user message back, all answers in step."""
         self.unfinished += 1
         try:
-            prompt_tokens = self._prompt_tokens(call.request)
-            words, end = _plan(call.request)
-            first = 0.0
-            delta = call.first_delta()
-            for word in words:
-                await asyncio.sleep(self._delay)
+            said, deltas = script(call.request), [Delta() for _ in range(call.request.n or 1)]
+            usage = self._open(call, deltas[0])
+            end, done, first = said.end, said.start, 0.0
+            sleep = _Sleep(call) if self._delay else asyncio.sleep
+            for at in range(said.start, len(said.tokens)):
+                await sleep(self._delay)
+                if call.ending:
+                    end = Delta(finish_reason=call.ending)
+                    break
+                done = at + 1
                 first = first or monotonic() - call.arrival
-                delta.text += word
-                if not call.final_only:
-                    yield delta
-                    delta = Delta()
-            delta.MergeFrom(end)
-            delta.usage.prompt_tokens = prompt_tokens
-            delta.usage.completion_tokens = len(words)
-            delta.timing.CopyFrom(call.timing(queue=0, first_token=first))
-            yield delta
+                if at < said.hidden:
+                    continue
+                for index, delta in enumerate(deltas):
+                    said.write(at, index, delta, call.id)
+                    if not call.final_only:
+                        yield delta
+                        deltas[index] = Delta()
+            usage.completion_tokens = len(deltas) * done
+            usage.reasoning_tokens = len(deltas) * min(done, said.thoughts)
+            for index, delta in enumerate(deltas):
+                delta.index = index
+                delta.MergeFrom(end)
+                if delta is deltas[-1]:
+                    delta.usage.CopyFrom(usage)
+                    delta.timing.CopyFrom(call.timing(queue=0, first_token=first))
+                yield delta
         finally:
             self.unfinished -= 1
 
-    def _prompt_tokens(self, request: pb.ChatRequest) -> int:
-        messages = conversation(request, self._default_system)
-        tokens = sum(len(_TOKEN.findall(message.text)) for message in messages)
-        if tokens >= MAX_CONTEXT_TOKENS:
-            raise ContextLengthExceeded(tokens, MAX_CONTEXT_TOKENS)
-        return tokens
+    def _open(self, call: Call, delta: Delta) -> pb.Usage:
+        """Begin the first delta, and count the prompt."""
+        tokens = prompt(call.request, self._default_system)
+        if len(tokens) >= MAX_CONTEXT_TOKENS:
+            raise ContextLengthExceeded(len(tokens), MAX_CONTEXT_TOKENS)
+        delta.CopyFrom(call.first_delta())
+        include = call.request.include
+        if include.prompt_token_ids:
+            delta.prompt_token_ids.extend(range(len(tokens)))
+        if include.HasField("prompt_logprobs"):
+            delta.prompt_logprobs.add(token=tokens[0])
+            delta.prompt_logprobs.extend(logprob(*item) for item in enumerate(tokens[1:], 1))
+        return pb.Usage(prompt_tokens=len(tokens), media_tokens=media(call.request))
 
 
-def _plan(request: pb.ChatRequest) -> tuple[list[str], Delta]:
-    """Return the words to say and how the answer ends."""
-    said = [m.text for m in conversation(request, "") if m.role in (pb.ROLE_USER, 0)]
-    words = _TOKEN.findall(said[-1]) if said else []
-    end = Delta(finish_reason=pb.FINISH_REASON_STOP)
-    sampling = request.sampling
-    if sampling.HasField("max_tokens") and len(words) > sampling.max_tokens:
-        words = words[: sampling.max_tokens]
-        end.finish_reason = pb.FINISH_REASON_LENGTH
-    text = "".join(words)
-    if match := min(((text.find(s), s) for s in sampling.stop if s in text), default=None):
-        at, stop = match
-        end = Delta(finish_reason=pb.FINISH_REASON_STOP, stop_match=pb.StopMatch(text=stop))
-        words = _TOKEN.findall(text[: at + len(stop) if sampling.include_stop else at])
-    return words, end
+class _Sleep:
+    """`asyncio.sleep`, but for the end of the call, which wakes it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._awake = asyncio.get_running_loop().create_future()
+        call.on_end(self._wake)
+
+    async def __call__(self, seconds: float) -> None:
+        if self._call.ending:
+            return
+        loop = asyncio.get_running_loop()
+        self._awake = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await self._awake
+        finally:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if not self._awake.done():
+            self._awake.set_result(None)

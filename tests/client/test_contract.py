@@ -239,7 +239,7 @@ async def test_models_are_described(client: Any) -> None:
         listed.id,
         listed.max_context_tokens,
         list(listed.input_modalities),
-    ) == ("echo", 8192, ["text"])
+    ) == ("echo", 8192, ["text", "image", "audio", "video"])
     with pytest.raises(talkwire.ModelNotFound):
         await client.call("model", "gpt")
 
@@ -287,8 +287,8 @@ async def test_defaults_of_the_client_hold_for_every_call(kind: str, echo: Runni
 async def test_a_request_of_ones_own_can_be_sent(client: Any) -> None:
     """`send` takes a ChatRequest; what the server does not support is refused by name."""
     assert (await client.call("send", pb.ChatRequest(query="hi"))).text == "hi"
-    request = pb.ChatRequest(query="hi", n=2, include=pb.Include(token_ids=True))
-    with pytest.raises(talkwire.Unsupported, match=r"include, n$") as caught:
+    request = pb.ChatRequest(query="hi", priority=2, chunking=pb.Chunking(min_chars=9))
+    with pytest.raises(talkwire.Unsupported, match=r"chunking, priority$") as caught:
         await client.call("send", request)
 
     assert caught.value.reason == "UNSUPPORTED_FEATURE"
