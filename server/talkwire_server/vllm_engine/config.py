@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMError
+from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.usage.usage_lib import UsageContext
@@ -18,6 +19,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from talkwire_server import model
 from talkwire_server.engine import StartError
 from talkwire_server.settings import Settings
+from talkwire_server.vllm_engine.missing import missing
 
 CPU_DEFAULTS: dict[str, Any] = {
     "dtype": "float32",  # exact in any batch, and faster than bfloat16 from about four streams on
@@ -26,6 +28,13 @@ CPU_DEFAULTS: dict[str, Any] = {
     "max_model_len": -1,  # as long as the KV cache holds
     "max_num_batched_tokens": 1024,  # also what the warm-up at start computes
     "max_num_seqs": 64,
+}
+
+# Our words for media, and vLLM's; some models take images and films as one kind.
+_MEDIA = {
+    "image": ("image", "vision_chunk"),
+    "audio": ("audio",),
+    "video": ("video", "vision_chunk"),
 }
 
 
@@ -49,8 +58,18 @@ def configure(engine_args: Sequence[str], path: str, names: Sequence[str]) -> Vl
         return AsyncEngineArgs.from_cli_args(flags).create_engine_config(
             UsageContext.OPENAI_API_SERVER
         )
-    except (ValidationError, ValueError, OSError, VLLMError) as error:
-        raise StartError(f"vLLM cannot serve {path}: {_first_line(error)}") from error
+    except (ValidationError, ValueError, OSError, ImportError, VLLMError) as error:
+        text = missing(error) or _first_line(error)
+        raise StartError(f"vLLM cannot serve {path}: {text}") from error
+
+
+def input_modalities(config: VllmConfig) -> list[str]:
+    """Say what a prompt may hold: text, and of media what the model and the flags allow."""
+    model_config = config.model_config
+    if not model_config.supports_multimodal_inputs:
+        return ["text"]
+    limits = MULTIMODAL_REGISTRY.get_processing_info(model_config).allowed_mm_limits
+    return ["text", *(kind for kind, names in _MEDIA.items() if any(map(limits.get, names)))]
 
 
 def chat_template(source: str | None) -> str | None:
