@@ -1,34 +1,28 @@
 """What a ChatRequest may say, whatever the model. Finds every fault at once; changes nothing."""
 
 import math
-import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.answer_checks import answer_violations
 from talkwire_server.errors import Violation
+from talkwire_server.message_checks import ID, message_violations
+from talkwire_server.sampling_checks import sampling_violations
+from talkwire_server.template_checks import struct_violations, template_violations
+from talkwire_server.tool_checks import tool_violations
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = ID
+
+_LONGEST_SALT = 1024
+_LONGEST_DURATION = 315_576_000_000  # seconds: ten thousand years
 
 Support: TypeAlias = "dict[str, Support] | None"
 """Fields of a message that an engine honours, each with those of its own; None: all below."""
-
-# Template variables that are the request's own fields or the server's business.
-_RESERVED = {
-    "add_generation_prompt",
-    "chat_template",
-    "continue_final_message",
-    "conversation",
-    "documents",
-    "messages",
-    "return_dict",
-    "return_tensors",
-    "tokenize",
-    "tools",
-}
 
 
 def beyond(message: Message, supported: Support, path: str = "") -> Iterator[str]:
@@ -53,66 +47,35 @@ def beyond(message: Message, supported: Support, path: str = "") -> Iterator[str
 
 def violations(request: pb.ChatRequest) -> list[Violation]:
     """Find every fault of the request that can be seen without the model."""
-    return [*_conversation(request), *_sampling(request.sampling)]
+    return [
+        *_call(request),
+        *message_violations(request.messages),
+        *sampling_violations(request.sampling),
+        *tool_violations(request),
+        *answer_violations(request),
+        *template_violations(request),
+        *struct_violations(request.engine_options, "engine_options"),
+    ]
 
 
-def _conversation(request: pb.ChatRequest) -> Iterator[Violation]:
+def _call(request: pb.ChatRequest) -> Iterator[Violation]:
     if not request.query and not request.messages:
         yield Violation("query", "required unless messages are given", "REQUIRED")
-    for i, message in enumerate(request.messages):
-        if message.role not in pb.Role.values():
-            yield Violation(f"messages[{i}].role", f"unknown role {message.role}", "UNKNOWN_ENUM")
-        if not message.text and not message.parts and message.role != pb.ROLE_ASSISTANT:
-            yield Violation(f"messages[{i}].text", "required", "REQUIRED")
-    for name in sorted(_RESERVED & request.template.kwargs.fields.keys()):
-        yield Violation(f"template.kwargs.{name}", "is the server's to set", "RESERVED")
-    if request.template.continue_final_message:
-        last = request.messages[-1] if request.messages and not request.query else None
-        if last is None or last.role != pb.ROLE_ASSISTANT:
-            yield Violation(
-                "template.continue_final_message", "the last message must be the assistant's"
-            )
+    if len(request.cache_salt) > _LONGEST_SALT:
+        rule = f"must have at most {_LONGEST_SALT} characters, got {len(request.cache_salt)}"
+        yield Violation("cache_salt", rule, "OUT_OF_RANGE")
     if request.request_id and not REQUEST_ID.fullmatch(request.request_id):
         yield Violation("request_id", f"must match {REQUEST_ID.pattern}", "MALFORMED")
+    if request.HasField("time_limit") and not _seconds(request.time_limit) > 0:
+        yield Violation("time_limit", "must be a Duration > 0", "OUT_OF_RANGE")
+    if not _seconds(request.chunking.max_delay) >= 0:
+        yield Violation("chunking.max_delay", "must be a Duration >= 0", "OUT_OF_RANGE")
+    if (most := request.chunking.min_chars) < 0:
+        yield Violation("chunking.min_chars", f"must be >= 0, got {most}", "OUT_OF_RANGE")
 
 
-def _sampling(sampling: pb.Sampling) -> Iterator[Violation]:
-    def bad(name: str, rule: str, value: object) -> Violation:
-        return Violation(f"sampling.{name}", f"must be {rule}, got {value}", "OUT_OF_RANGE")
-
-    for name, (low, high, rule) in _RANGES.items():
-        if sampling.HasField(name):  # type: ignore[arg-type]  # the table holds field names
-            value = getattr(sampling, name)
-            if not low <= value <= high:  # also false for NaN
-                yield bad(name, rule, f"{value:g}" if isinstance(value, float) else value)
-    if 1 <= sampling.max_tokens < sampling.min_tokens:
-        yield bad("min_tokens", f"<= max_tokens ({sampling.max_tokens})", sampling.min_tokens)
-    for name in ("stop", "bad_words"):
-        for i, word in enumerate(getattr(sampling, name)):
-            if not word:
-                yield Violation(f"sampling.{name}[{i}]", "must not be empty", "REQUIRED")
-    for name in ("stop_token_ids", "allowed_token_ids"):
-        for i, token in enumerate(getattr(sampling, name)):
-            if token < 0:
-                yield bad(f"{name}[{i}]", ">= 0", token)
-    for token, bias in sampling.logit_bias.items():
-        if token < 0:
-            yield bad(f"logit_bias[{token}]", "keyed by token ids >= 0", token)
-        if not -100 <= bias <= 100:
-            yield bad(f"logit_bias[{token}]", "in [-100, 100]", f"{bias:g}")
-
-
-_TINY = math.ulp(0.0)
-_MOST = math.nextafter(math.inf, 0)
-# field: (lowest, highest, rule)
-_RANGES: dict[str, tuple[float, float, str]] = {
-    "temperature": (0, _MOST, ">= 0"),
-    "top_p": (_TINY, 1, "in (0, 1]"),
-    "top_k": (-1, _MOST, ">= 1, or 0 or -1 to turn it off"),
-    "min_p": (0, 1, "in [0, 1]"),
-    "max_tokens": (1, _MOST, ">= 1"),
-    "min_tokens": (0, _MOST, ">= 0"),
-    "presence_penalty": (-2, 2, "in [-2, 2]"),
-    "frequency_penalty": (-2, 2, "in [-2, 2]"),
-    "repetition_penalty": (_TINY, _MOST, "> 0"),
-}
+def _seconds(duration: Duration) -> float:
+    """Convert a Duration to seconds; NaN if it is out of protobuf's bounds."""
+    seconds, nanos = duration.seconds, duration.nanos
+    valid = abs(seconds) <= _LONGEST_DURATION and abs(nanos) < 10**9 and seconds * nanos >= 0
+    return seconds + nanos / 1e9 if valid else math.nan

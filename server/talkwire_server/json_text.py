@@ -1,8 +1,9 @@
 """JSON as callers write it: what is wrong with a text. Knows no fields and no schemas."""
 
 import json
+import math
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 MOST_LEVELS = 100  # of nesting, as in protobuf: what reads the value next may recurse
 
@@ -10,7 +11,7 @@ MOST_LEVELS = 100  # of nesting, as in protobuf: what reads the value next may r
 def json_fault(text: str, *kinds: type) -> str:
     """Say what keeps a text from being JSON (of one of some kinds); empty if nothing does."""
     try:
-        value = json.loads(text, parse_constant=_not_a_number)
+        value = json.loads(text, parse_constant=_number, parse_float=_number)
         if "\\" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -27,11 +28,14 @@ def json_fault(text: str, *kinds: type) -> str:
 
 
 _DEEP = f"is nested deeper than {MOST_LEVELS} levels"
-_NAMES = {bool: "true or false", dict: "an object", str: "a string"}
+_NAMES = {bool: "true or false", dict: "an object"}
 
 
-def _not_a_number(_: str) -> NoReturn:
-    raise ValueError  # NaN and the infinities, which Python would read
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # Python reads, and would write, what JSON does not have
+        raise ValueError
+    return number
 
 
 def _levels(value: Any) -> int:
