@@ -63,7 +63,8 @@ class InvalidRequest(CallError):
 
     def __init__(self, violations: Sequence[Violation], **metadata: str) -> None:
         self.violations = violations[:MOST_FAULTS]
-        texts = [f"{short(v.field)}: {short(v.description)}" for v in self.violations]
+        self._most = max(96, 2048 // len(self.violations))  # of one description
+        texts = [f"{short(v.field)}: {self._line(v)}" for v in self.violations]
         if more := len(violations) - len(self.violations):
             texts.append(f"and {more} more")
         super().__init__("; ".join(texts), **metadata)
@@ -74,12 +75,15 @@ class InvalidRequest(CallError):
             field_violations=[
                 error_details_pb2.BadRequest.FieldViolation(
                     field=short(v.field),
-                    description=short(v.description),
+                    description=self._line(v),
                     reason=v.reason,  # type: ignore[call-arg]  # newer than its stubs
                 )
                 for v in self.violations
             ]
         )
+
+    def _line(self, violation: Violation) -> str:
+        return short(" ".join(violation.description.split()), self._most)
 
 
 class ContextLengthExceeded(InvalidRequest):

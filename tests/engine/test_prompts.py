@@ -6,6 +6,8 @@ from support import RunningServer
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call
 from talkwire_server.errors import InvalidRequest
+from talkwire_server.media import MediaStore
+from talkwire_server.settings import Settings
 
 STRICT = """{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
 {{ raise_exception('Roles must alternate user/assistant/user/assistant') }}{% endif %}
@@ -19,11 +21,9 @@ async def render(vllm: RunningServer, template: str, request: pb.ChatRequest) ->
     from talkwire_server.vllm_engine.prompt import Prompts
 
     assert isinstance(vllm.engine, VllmEngine)
-    llm = vllm.engine.llm
-    prompts = Prompts(llm.model_config, llm.renderer, template, default_system="")
-    prompt, _ = await prompts.render(Call("id", "model", request))
-    text: str = llm.renderer.tokenizer.decode(prompt["prompt_token_ids"])
-    return text
+    llm, settings = vllm.engine.llm, Settings(default_system="")
+    prompts = Prompts(llm.vllm_config, llm.renderer, template, settings, MediaStore(settings))
+    return (await prompts.prompt(Call("id", "model", request))).text
 
 
 async def test_an_order_of_roles_that_the_template_refuses(vllm: RunningServer) -> None:

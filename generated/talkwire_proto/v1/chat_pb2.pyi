@@ -761,7 +761,7 @@ class Function(_message.Message):
     parameters: _builtins.str
     """JSON Schema of an object, as JSON text. Empty: no parameters."""
     strict: _builtins.bool
-    """Constrain the arguments to the schema."""
+    """Constrain the arguments to the schema. Default: where a call is forced."""
     def __init__(
         self,
         *,

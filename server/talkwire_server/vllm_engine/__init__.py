@@ -31,9 +31,11 @@ def load(settings: Settings) -> Engine:
     quiet(settings)
     from talkwire_server.vllm_engine.config import chat_template, configure, served_names
     from talkwire_server.vllm_engine.engine import VllmEngine
+    from talkwire_server.vllm_engine.parsing import check_parsers
 
     names = served_names(settings, path)
     config = configure(settings.engine_args, path, names)
+    check_parsers(settings, config)
     return VllmEngine(config, names, settings, chat_template(settings.chat_template))
 
 
@@ -76,4 +78,6 @@ def quiet(settings: Settings) -> None:
     """
     if settings.log_level != "debug":
         logging.getLogger("vllm").setLevel(logging.ERROR)
+        # A stack for each model that it cannot import; `missing.py` says why in one line.
+        logging.getLogger("vllm.model_executor.models.registry").setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")

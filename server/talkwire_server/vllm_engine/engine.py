@@ -5,12 +5,12 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 from vllm.config import VllmConfig
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -18,20 +18,17 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import beyond
 from talkwire_server.engine import Call, Delta, Prompt, StartError
-from talkwire_server.errors import EngineFailure
+from talkwire_server.media import MediaStore
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
+from talkwire_server.vllm_engine.config import input_modalities
 from talkwire_server.vllm_engine.failures import generating
-from talkwire_server.vllm_engine.prompt import SUPPORTED, Prompts, default_sampling
+from talkwire_server.vllm_engine.outputs import Deltas
+from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
+from talkwire_server.vllm_engine.request import SUPPORTED, forces_tool, may_call, media_parts
+from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
-
-_FINISH = {
-    "stop": pb.FINISH_REASON_STOP,
-    "length": pb.FINISH_REASON_LENGTH,
-    "abort": pb.FINISH_REASON_ABORTED,
-    "repetition": pb.FINISH_REASON_REPETITION,
-}
 
 
 class VllmEngine:
@@ -49,12 +46,15 @@ class VllmEngine:
         self._chat_template = chat_template
         self._building: Future[AsyncLLM] = Future()
         self._llm: AsyncLLM | None = None
+        self._media = MediaStore(settings)
         self.models: Sequence[pb.Model] = [
             pb.Model(
                 id=name,
-                input_modalities=["text"],
+                input_modalities=input_modalities(config),
                 default_sampling=default_sampling(config.model_config),
                 default_system=settings.default_system,
+                tools=bool(settings.tool_call_parser),
+                reasoning=bool(config.structured_outputs_config.reasoning_parser),
             )
             for name in names
         ]
@@ -110,8 +110,9 @@ class VllmEngine:
             raise StartError(f"{self._config.model_config.model} does not generate text")
         config = self._config.model_config
         self._prompts = Prompts(
-            config, llm.renderer, self._chat_template, self._settings.default_system
+            self._config, llm.renderer, self._chat_template, self._settings, self._media
         )
+        self._vocabulary = Vocabulary(llm.renderer.get_tokenizer())
         self._prompts.warmup()
         for model in self.models:
             # Only now: the engine may have cut the context to what its KV cache holds.
@@ -139,11 +140,27 @@ class VllmEngine:
 
     def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
         """Name what the model or this server's flags do not allow."""
-        return list(beyond(request, SUPPORTED))
+        return [*beyond(request, SUPPORTED), *self._lacking(request)]
 
-    async def render(self, call: Call) -> Prompt:
-        """Make the prompt of a call."""
-        raise NotImplementedError
+    def _lacking(self, request: pb.ChatRequest) -> Iterator[str]:
+        model = self.models[0]
+        if request.priority and self._config.scheduler_config.policy != "priority":
+            yield "priority (the server has no --scheduling-policy priority)"
+        if may_call(request) and not forces_tool(request) and not model.tools:
+            yield "tools with tool_choice AUTO (the server has no --tool-call-parser)"
+        if request.HasField("reasoning") and not model.reasoning:
+            yield "reasoning (the server has no --reasoning-parser)"
+        if request.continuation.text and (model.tools or model.reasoning):
+            yield "continuation.text (this model's answers are parsed: give token_ids)"
+        for name in request.engine_options.fields:
+            if name not in self._settings.engine_options:
+                yield f"engine_options.{name}"
+        for name in self._prompts.unused(request.template):
+            yield f"{name} (the model's chat template does not use it)"
+        yield from self._media.unsupported(request)
+        for path, kind in media_parts(request):
+            if kind not in model.input_modalities:
+                yield f"{path} (the model takes {', '.join(model.input_modalities)})"
 
     async def load_adapter(self, id: str, path: str) -> pb.Model:
         """Serve an adapter."""
@@ -153,51 +170,47 @@ class VllmEngine:
         """Serve an adapter no more."""
         raise NotImplementedError
 
+    async def render(self, call: Call) -> Prompt:
+        """Make the prompt of a call."""
+        with generating(call.request):
+            return await self._prompts.prompt(call)
+
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
-        llm = self.llm
-        with generating():
-            prompt, sampling = await self._prompts.render(call)
-            tokens, started = 0, False
-            delta = call.first_delta()
-            try:
-                async with aclosing(llm.generate(prompt, sampling, call.id)) as outputs:
-                    async for output in outputs:
-                        started = True
-                        for part in output.outputs:
-                            tokens += len(part.token_ids)
-                            _fill(delta, part)
-                        if output.finished:
-                            _close(delta, call, output, tokens)
-                        elif not delta.text:
-                            continue  # held back: half a character, or what may be a stop word
+        with generating(call.request):
+            job = await self._prompts.job(call)
+            deltas = Deltas(call, job, self._vocabulary)
+            if job.continued and job.continued.over:
+                yield deltas.over(*job.continued.over, job.continued.rest())
+                return
+            async with self._generate(call, job) as outputs:
+                async for output in outputs:
+                    if job.continued:
+                        job.continued.rewrite(output)
+                    for delta in deltas.take(output):
                         yield delta
-                        delta = Delta()
-            finally:
-                if not started:
-                    # A cancel inside add_request would leave it running: vLLM does not know yet.
-                    await llm.abort(call.id)
+                    if output.finished:  # maybe at a stop word that vLLM was not told of
+                        break
 
+    @asynccontextmanager
+    async def _generate(self, call: Call, job: Job) -> AsyncIterator[AsyncGenerator[RequestOutput]]:
+        """Have vLLM work on a job for the length of the block."""
+        llm = self.llm
+        ending: list[asyncio.Task[None]] = []
+        call.on_end(lambda: ending.append(asyncio.create_task(self._end(call))))
+        try:
+            async with aclosing(
+                llm.generate(job.prompt, job.sampling, call.id, **job.options)
+            ) as outputs:
+                yield outputs
+        finally:
+            for task in ending:
+                task.cancel()
+            # A cancel inside vLLM's add_request would leave it running; else this does nothing.
+            await llm.abort(call.id)
 
-def _fill(delta: Delta, part: CompletionOutput) -> None:
-    delta.text += part.text
-    if part.finish_reason is None:
-        return
-    if part.finish_reason not in _FINISH:
-        raise EngineFailure
-    delta.finish_reason = _FINISH[part.finish_reason]
-    match part.stop_reason:
-        case str(text):
-            delta.stop_match.text = text
-        case int(token):
-            delta.stop_match.token_id = token
-
-
-def _close(delta: Delta, call: Call, output: RequestOutput, tokens: int) -> None:
-    delta.usage.prompt_tokens = len(output.prompt_token_ids)
-    delta.usage.cached_tokens = output.num_cached_tokens or 0
-    delta.usage.completion_tokens = tokens
-    times = output.metrics
-    queue = times.scheduled_ts - times.queued_ts if times else 0.0
-    first = times.first_token_latency if times else 0.0
-    delta.timing.CopyFrom(call.timing(queue, first))
+    async def _end(self, call: Call) -> None:
+        """Have vLLM finish a request, which it may not know yet."""
+        while True:
+            await self.llm.abort(call.id)
+            await asyncio.sleep(0.01)

@@ -26,35 +26,59 @@ _FIELDS: Mapping[str, str] = {
     **{field.name: f"sampling.{field.name}" for field in pb.Sampling.DESCRIPTOR.fields},
     "max_completion_tokens": "sampling.max_tokens",
     "messages": "messages",
+    "n": "n",
+    "tools": "tools",
+    "tool_choice": "tool_choice",
+    "tool_choice.function": "tool_choice.function",
+    "response_format": "output_format",
+    "structured_outputs": "output_format",
+    "reasoning_effort": "reasoning.effort",
+    "thinking_token_budget": "reasoning.max_tokens",
+    "logprobs": "include.logprobs",
+    "top_logprobs": "include.logprobs",
+    "prompt_logprobs": "include.prompt_logprobs",
     "chat_template": "template",
     "chat_template_kwargs": "template.kwargs",
+    "documents": "template.documents",
+    "truncate_prompt_tokens": "template.truncate_prompt_tokens",
+    "cache_salt": "cache_salt",
+    "priority": "priority",
 }
 
 
 @contextmanager
-def rendering() -> Iterator[None]:
+def rendering(request: pb.ChatRequest) -> Iterator[None]:
     """Make faults found while a request becomes a prompt the caller's: INVALID_ARGUMENT."""
     try:
         yield
     except VLLMValidationError as error:
         # Without a parameter: what the chat template's author says of the messages.
-        raise invalid(_field(error, "messages"), Exception.__str__(error)) from error
+        raise invalid(_field(error.parameter, request, "messages"), _text(error)) from error
+    except ValidationError as error:
+        faults = [
+            Violation(_field(str(fault["loc"][0]) if fault["loc"] else None, request), fault["msg"])
+            for fault in error.errors(include_url=False, include_input=False)
+        ]
+        raise InvalidRequest(faults) from error
     except TimeoutError as error:
         raise invalid("messages", "the chat template takes too long") from error
-    except (TemplateError, ValidationError, ValueError, TypeError, OverflowError) as error:
+    except (TemplateError, ValueError, TypeError, OverflowError) as error:
         log.warning("vLLM cannot render a request", exc_info=True)
         raise invalid("request", "vLLM cannot render it") from error
 
 
 @contextmanager
-def generating() -> Iterator[None]:
+def generating(request: pb.ChatRequest) -> Iterator[None]:
     """Make vLLM's failures ours."""
     try:
         yield
     except CallError:
         raise
     except VLLMValidationError as error:
-        raise invalid(_field(error, "request"), Exception.__str__(error)) from error
+        # Without a parameter: what the backend says of a constraint that it cannot compile.
+        kind = request.output_format.WhichOneof("format")
+        default = f"output_format.{kind}" if kind else "request"
+        raise invalid(_field(error.parameter, request, default), _text(error)) from error
     except NotImplementedError as error:
         raise UnsupportedFeature(["request"]) from error
     except VLLMClientError as error:
@@ -71,5 +95,11 @@ def invalid(field: str, text: str) -> InvalidRequest:
     return InvalidRequest([Violation(field, text)])
 
 
-def _field(error: VLLMValidationError, default: str) -> str:
-    return _FIELDS.get(error.parameter, "request") if error.parameter else default
+def _field(parameter: str | None, request: pb.ChatRequest, default: str = "request") -> str:
+    if parameter in request.engine_options.fields:
+        return f"engine_options.{parameter}"
+    return _FIELDS.get(parameter, "request") if parameter else default
+
+
+def _text(error: VLLMValidationError) -> str:
+    return Exception.__str__(error)  # its own appends the parameter and the value

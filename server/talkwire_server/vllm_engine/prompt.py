@@ -1,126 +1,223 @@
-"""From a ChatRequest to what vLLM generates from: its request, rendered and tokenized."""
+"""From an admitted call to what vLLM generates from, by its own renderer. Generates nothing."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from vllm.config import ModelConfig
+from vllm.config import ModelConfig, VllmConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.inputs import EngineInput
 from vllm.renderers.base import BaseRenderer
-from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_kwargs
 from vllm.renderers.params import TokenizeParams
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import Support
-from talkwire_server.conversation import ROLE_NAMES, conversation
-from talkwire_server.engine import Call
-from talkwire_server.errors import ContextLengthExceeded
+from talkwire_server.engine import Call, Prompt
+from talkwire_server.errors import ContextLengthExceeded, MediaUnreadable
+from talkwire_server.media import MediaStore
+from talkwire_server.settings import Settings
+from talkwire_server.vllm_engine.continuation import Continued
 from talkwire_server.vllm_engine.failures import invalid, rendering
+from talkwire_server.vllm_engine.parsing import Reading, make_renderer, needs_parser
+from talkwire_server.vllm_engine.request import vllm_request
 
-# What of a request is honoured, and so what a new field of the contract is not until it is here.
-SUPPORTED: Support = {
-    "query": {},
-    "messages": {"role": {}, "text": {}, "name": {}},
-    "system": {},
-    "model": {},
-    "sampling": {field.name: {} for field in pb.Sampling.DESCRIPTOR.fields},
-    "template": {"kwargs": None, "continue_final_message": {}},
-    "cache_salt": {},
-    "request_id": {},
-}
 
-# Names of `Sampling` that vLLM's request spells differently.
-_SPELLED = {
-    "max_tokens": "max_completion_tokens",
-    "include_stop": "include_stop_str_in_output",
-}
+@dataclass(slots=True)
+class Job:
+    """A call as vLLM takes it, and what reading its outputs needs.
+
+    Attributes:
+        prompt: Rendered, tokenized, media processed.
+        sampling: vLLM's sampling parameters.
+        prompt_token_ids: The prompt's tokens without those of a continuation.
+        media_tokens: How many of them stand for images, sound and film.
+        options: More keyword arguments of `AsyncLLM.generate`.
+        readings: A parser for each of the n answers; none when text is only text.
+        continued: The part of the answer that the caller has already, if any.
+
+    """
+
+    prompt: EngineInput
+    sampling: SamplingParams
+    prompt_token_ids: list[int]
+    media_tokens: int
+    options: dict[str, Any] = field(default_factory=dict)
+    readings: Sequence[Reading] = ()
+    continued: Continued | None = None
 
 
 class Prompts:
-    """Makes prompts for one model, with vLLM's own renderer.
+    """Makes prompts for one model.
 
     Args:
-        config: The model's.
+        config: The engine's.
         renderer: The engine's.
         chat_template: Jinja text in place of the model's template.
-        default_system: System prompt of requests that bring none.
+        settings: The server's.
+        media: Where images, sound and film come from.
 
     """
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: VllmConfig,
         renderer: BaseRenderer,
         chat_template: str | None,
-        default_system: str,
+        settings: Settings,
+        media: MediaStore,
     ) -> None:
-        self._config = config
-        self._defaults = config.get_diff_sampling_param()
-        self._default_system = default_system
-        self._renderer = OnlineRenderer(
-            config,
-            renderer,
-            request_logger=None,
-            chat_template=chat_template,
-            chat_template_content_format="auto",
-        )
+        self._config: ModelConfig = config.model_config
+        self._most_answers: int = config.scheduler_config.max_num_seqs
+        self._defaults = self._config.get_diff_sampling_param()
+        self._default_system = settings.default_system
+        self._chat_template = chat_template
+        self._media = media
+        self._tokenizer = renderer.get_tokenizer()
+        self._renderer = make_renderer(config, renderer, chat_template, settings)
 
     def warmup(self) -> None:
         """Render once, so that the first request need not wait for Jinja."""
         self._renderer.warmup()
 
-    async def render(self, call: Call) -> tuple[EngineInput, SamplingParams]:
-        """Make the input and the sampling parameters of a call.
+    def unused(self, template: pb.Template) -> Iterator[str]:
+        """Name the variables that the model's chat template would not see, or has no use for."""
+        names = set(template.kwargs.fields)
+        text = self._template()
+        if names and text is not None:
+            names -= resolve_chat_template_kwargs(
+                self._tokenizer, text, dict.fromkeys(names), raise_on_unexpected=False
+            ).keys()
+        yield from (f"template.kwargs.{name}" for name in sorted(names))
+        if template.documents and "documents" not in (text or ""):
+            yield "template.documents"
+
+    def _template(self) -> str | None:
+        """Return the model's chat template; None for gpt-oss, which has a format of its own."""
+        if self._renderer.use_harmony:
+            return None
+        template: str | None = resolve_chat_template(
+            self._tokenizer, self._chat_template, None, model_config=self._config
+        )
+        return template
+
+    async def prompt(self, call: Call) -> Prompt:
+        """Make what the model sees of a call. Raises as `job` does."""
+        _, prompt = await self._render(call)
+        ids = prompt["prompt_token_ids"]
+        return Prompt(prompt.get("prompt") or self._tokenizer.decode(ids), ids)
+
+    async def _render(self, call: Call) -> tuple["Request", EngineInput]:
+        asked = await self._media.resolve(call.request)
+        with rendering(asked):
+            request = Request(**self._request(call, asked))
+            try:
+                rendered = await self._renderer.render_chat(request)
+            except ValueError:
+                if faults := await self._media.explain(asked):
+                    raise MediaUnreadable(faults) from None
+                raise
+            if not isinstance(rendered, tuple):  # vLLM returns some of its refusals
+                raise invalid("request", rendered.error.message)
+        _, (prompt,) = rendered
+        tokens, limit = len(prompt["prompt_token_ids"]), self._config.max_model_len
+        if tokens >= limit:
+            raise ContextLengthExceeded(tokens, limit)
+        return request, prompt
+
+    async def job(self, call: Call) -> Job:
+        """Make all that vLLM needs to answer a call.
 
         Raises:
-            InvalidRequest: The template or vLLM refuses the request.
+            InvalidRequest: The template, a medium or vLLM refuses the request.
             ContextLengthExceeded: The prompt leaves no room for an answer.
 
         """
-        with rendering():
-            request = _Request(**self._request(call))
-            rendered = await self._renderer.render_chat(request)
-            if not isinstance(rendered, tuple):  # vLLM returns some of its refusals
-                raise invalid("request", rendered.error.message)
-            _, (prompt,) = rendered
-            tokens, limit = len(prompt["prompt_token_ids"]), self._config.max_model_len
-            if tokens >= limit:
-                raise ContextLengthExceeded(tokens, limit)
-            max_tokens = get_max_tokens(limit, request.max_completion_tokens, tokens, {})
-            return prompt, request.to_sampling_params(max_tokens, self._defaults)
+        asked = call.request
+        if asked.n > self._most_answers:
+            raise invalid("n", f"must be <= {self._most_answers}, got {asked.n}")
+        request, prompt = await self._render(call)
+        tokens = list(prompt["prompt_token_ids"])
+        with rendering(asked):
+            limit = get_max_tokens(
+                self._config.max_model_len, request.max_completion_tokens, len(tokens), {}
+            )
+            sampling = request.to_sampling_params(limit, self._defaults)
+        if not call.final_only:
+            sampling.output_kind = RequestOutputKind.DELTA
+        media = prompt.get("mm_placeholders") or {}
+        job = Job(
+            prompt,
+            sampling,
+            tokens,
+            media_tokens=sum(place.length for places in media.values() for place in places),
+            options={"priority": asked.priority},
+        )
+        if asked.HasField("continuation"):
+            job.continued = self._continue(asked.continuation, job)
+        if needs_parser(self._renderer, asked):
+            self._parse(job, request, asked)
+        return job
 
-    def _request(self, call: Call) -> dict[str, Any]:
-        request = call.request
-        messages = [
-            {"role": ROLE_NAMES[m.role], "content": m.text} | ({"name": m.name} if m.name else {})
-            for m in conversation(request, self._default_system)
+    def _continue(self, given: pb.Continuation, job: Job) -> Continued:
+        ids = list(given.token_ids)
+        vocabulary = self._config.get_vocab_size()
+        for i, token in enumerate(ids):
+            if token >= vocabulary:
+                raise invalid(f"continuation.token_ids[{i}]", f"no token {token} in this model")
+        if not ids:
+            ids = self._tokenizer.encode(given.text, add_special_tokens=False)
+        used, limit = len(job.prompt_token_ids) + len(ids), self._config.max_model_len
+        if used > limit:
+            raise ContextLengthExceeded(used, limit)
+        job.continued = Continued(self._tokenizer, job.prompt_token_ids, job.sampling, ids)
+        job.sampling = job.continued.remaining
+        job.prompt = {**job.prompt, "prompt_token_ids": job.prompt_token_ids + ids}
+        return job.continued
+
+    def _parse(self, job: Job, request: "Request", asked: pb.ChatRequest) -> None:
+        kwargs = self._renderer.effective_chat_template_kwargs(request)
+        parsers = [
+            self._renderer.parser(
+                self._tokenizer,
+                request.tools,
+                chat_template_kwargs=kwargs,
+                model_config=self._config,
+            )
+            for _ in range(request.n or 1)
         ]
-        made: dict[str, Any] = {
-            "messages": messages,
+        if parsers[0].reasoning_parser is not None:
+            job.options["reasoning_parser_kwargs"] = {"chat_template_kwargs": kwargs}
+        job.options["reasoning_ended"] = request.resolve_reasoning_ended(
+            parsers[0], job.prompt["prompt_token_ids"]
+        )
+        job.readings = [
+            Reading(
+                parser, request, job.prompt_token_ids, exclude_reasoning=asked.reasoning.exclude
+            )
+            for parser in parsers
+        ]
+        if job.continued:
+            job.continued.replay(job.readings[0])
+
+    def _request(self, call: Call, asked: pb.ChatRequest) -> dict[str, Any]:
+        limit = self._config.max_model_len
+        made = {
             "request_id": call.id,
-            "stream": not call.final_only,
-            "max_completion_tokens": self._defaults.get("max_tokens", self._config.max_model_len),
-            **_sampling(request.sampling),
+            "max_completion_tokens": self._defaults.get("max_tokens", limit),
+            **vllm_request(asked, self._default_system),
         }
-        if request.template.HasField("kwargs"):
-            made["chat_template_kwargs"] = _plain(request.template.kwargs)
-        if request.template.continue_final_message:
-            made |= {"continue_final_message": True, "add_generation_prompt": False}
-        if request.cache_salt:
-            made["cache_salt"] = request.cache_salt
+        if made.get("truncate_prompt_tokens") == -1:  # vLLM's would leave one token of room
+            made["truncate_prompt_tokens"] = max(1, limit - max(1, asked.sampling.max_tokens))
         return made
 
 
-class _Request(ChatCompletionRequest):  # type: ignore[misc]  # vLLM's types are not read
+class Request(ChatCompletionRequest):  # type: ignore[misc]  # vLLM's types are not read
     """vLLM's request, without its check of the length: ours names the prompt's true length."""
 
     def build_tok_params(self, model_config: ModelConfig) -> TokenizeParams:
+        """Check and cut as vLLM does, but for the length."""
         params = super().build_tok_params(model_config)
         return replace(params, max_total_tokens=None, max_output_tokens=0)
 
@@ -130,31 +227,3 @@ def default_sampling(config: ModelConfig) -> pb.Sampling:
     known = pb.Sampling.DESCRIPTOR.fields_by_name
     defaults: Mapping[str, Any] = config.get_diff_sampling_param()
     return pb.Sampling(**{name: value for name, value in defaults.items() if name in known})
-
-
-def _sampling(sampling: pb.Sampling) -> dict[str, Any]:
-    made = {}
-    for field, value in sampling.ListFields():
-        if field.name == "logit_bias":
-            value = {str(token): bias for token, bias in value.items()}
-        elif not isinstance(value, (bool, int, float)):
-            value = list(value)
-        made[_SPELLED.get(field.name, field.name)] = value
-    return made
-
-
-def _plain(struct: Message) -> dict[str, Any]:
-    """Python's own types of a Struct, in which every number is a double."""
-    plain: dict[str, Any] = _integers(json_format.MessageToDict(struct))
-    return plain
-
-
-def _integers(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _integers(item) for key, item in value.items()}
-        case list():
-            return [_integers(item) for item in value]
-        case float() if math.isfinite(value) and value == int(value):
-            return int(value)
-    return value

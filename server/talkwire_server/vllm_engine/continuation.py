@@ -1,0 +1,103 @@
+"""An answer whose first part the caller has: its text goes on exactly where that part ended.
+
+vLLM continues the tokens, but would begin a new text: half a character, a stop word begun before
+the break, held-back text, all would be lost. So its own detokenizer is fed the first part again,
+and reads what comes after in vLLM's stead. Knows no rendering and no engine.
+"""
+
+from collections.abc import Sequence
+
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.tokenizers import TokenizerLike
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+from talkwire_server.engine import Delta
+from talkwire_server.vllm_engine.parsing import Reading
+
+
+class Continued:
+    """The text of one answer, from its first part on.
+
+    Args:
+        tokenizer: The model's.
+        prompt_token_ids: The prompt's, without the first part.
+        sampling: Of the whole answer.
+        token_ids: The first part.
+
+    Attributes:
+        token_ids: The first part.
+        remaining: Sampling of what is left. Stop words are found here, not by vLLM.
+        over: Why nothing is left to generate: vLLM's finish reason and stop reason.
+
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerLike,
+        prompt_token_ids: list[int],
+        sampling: SamplingParams,
+        token_ids: Sequence[int],
+    ) -> None:
+        self.token_ids = token_ids
+        self.over: tuple[str, str | int | None] | None = None
+        self._texts: list[str] = []
+        self._detokenizer = IncrementalDetokenizer.from_new_request(
+            tokenizer, _core_request(prompt_token_ids, sampling)
+        )
+        for token in token_ids:
+            stop = self._detokenizer.update([token], False)
+            self._texts.append(self._detokenizer.get_next_output_text(stop is not None, True))
+            if stop is not None:
+                self.over = ("stop", stop)
+        self.remaining = sampling.clone()
+        self.remaining.output_kind = RequestOutputKind.DELTA
+        self.remaining.stop = []
+        self.remaining.output_text_buffer_length = 0
+        self.remaining.min_tokens = max(0, sampling.min_tokens - len(token_ids))
+        left = (sampling.max_tokens or 0) - len(token_ids)
+        self.remaining.max_tokens = max(1, left)
+        ends = {tokenizer.eos_token_id, *(sampling.stop_token_ids or ())}
+        if not self.over and token_ids[-1] in ends and not sampling.ignore_eos:
+            self.over = ("stop", token_ids[-1] if token_ids[-1] != tokenizer.eos_token_id else None)
+        if not self.over and left <= 0:
+            self.over = ("length", None)
+
+    def replay(self, reading: Reading) -> None:
+        """Let a parser see the first part, as it came."""
+        for token, text in zip(self.token_ids, self._texts, strict=True):
+            reading.read(Delta(), text, [token], finished=False)
+
+    def rest(self) -> str:
+        """Return the text held back, when nothing is left to generate."""
+        text: str = self._detokenizer.get_next_output_text(True, True)
+        return text
+
+    def rewrite(self, output: RequestOutput) -> None:
+        """Give vLLM's output the text that belongs to its tokens; end it at a stop word."""
+        (part,) = output.outputs
+        before = len(self._detokenizer.output_token_ids)
+        stop = self._detokenizer.update(list(part.token_ids), part.finish_reason == "stop")
+        if stop is not None:
+            part.finish_reason, part.stop_reason = "stop", stop
+            output.finished = True
+            part.token_ids = self._detokenizer.output_token_ids[before:]
+            if part.logprobs is not None:
+                part.logprobs = part.logprobs[: len(part.token_ids)]
+        part.text = self._detokenizer.get_next_output_text(part.finish_reason is not None, True)
+
+
+def _core_request(prompt_token_ids: list[int], sampling: SamplingParams) -> EngineCoreRequest:
+    """Make the request that vLLM's detokenizer wants to see."""
+    return EngineCoreRequest(
+        request_id="",
+        prompt_token_ids=prompt_token_ids,
+        mm_features=None,
+        sampling_params=sampling,
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )

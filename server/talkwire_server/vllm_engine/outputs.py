@@ -1,0 +1,140 @@
+"""From vLLM's outputs to the deltas of an answer. Knows no prompts."""
+
+from collections.abc import Iterator, Sequence
+
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.engine import Call, Delta
+from talkwire_server.errors import CallError, EngineFailure
+from talkwire_server.vllm_engine.failures import invalid
+from talkwire_server.vllm_engine.prompt import Job
+from talkwire_server.vllm_engine.vocabulary import Vocabulary
+
+_FINISH = {
+    "stop": pb.FINISH_REASON_STOP,
+    "length": pb.FINISH_REASON_LENGTH,
+    "abort": pb.FINISH_REASON_ABORTED,
+    "repetition": pb.FINISH_REASON_REPETITION,
+}
+
+
+class Deltas:
+    """Makes the deltas of one call. Text alone, what most want, takes the short way."""
+
+    def __init__(self, call: Call, job: Job, vocabulary: Vocabulary) -> None:
+        self._call = call
+        self._job = job
+        self._vocabulary = vocabulary
+        self._include = call.request.include
+        self._plain = not (job.readings or call.request.HasField("include"))
+        self._pending: dict[int, Delta] = {}
+        self._first: Delta | None = call.first_delta()
+        self._tokens = len(job.continued.token_ids) if job.continued else 0
+
+    def take(self, output: RequestOutput) -> Sequence[Delta]:
+        """Make what can be sent of an output: a delta for each of the n answers in it."""
+        made = []
+        if self._first and not self._plain:
+            self._head(self._first, output)
+        for part in output.outputs:
+            delta = self._pending.pop(part.index, None) or self._opened(part.index)
+            if self._plain:
+                delta.text += part.text
+            else:
+                self._read(delta, part)
+            self._tokens += len(part.token_ids)
+            if part.finish_reason is not None:
+                self._finish(delta, part)
+            elif not (delta.text or (not self._plain and _says(delta))):
+                self._pending[part.index] = delta  # half a character, or what may be a stop word
+                continue
+            made.append(delta)
+        if output.finished:
+            self._close(made[-1], output)
+        return made
+
+    def over(self, finish_reason: str, stop_reason: str | int | None, text: str) -> Delta:
+        """Make the only delta of an answer of which nothing is left to generate."""
+        part = CompletionOutput(
+            0, text, [], None, None, finish_reason=finish_reason, stop_reason=stop_reason
+        )
+        output = RequestOutput("", None, self._job.prompt_token_ids, None, [part], finished=True)
+        return self.take(output)[0]
+
+    def _opened(self, index: int) -> Delta:
+        delta, self._first = self._first, None
+        if delta is None:
+            return Delta(index=index)
+        delta.index = index
+        return delta
+
+    def _head(self, delta: Delta, output: RequestOutput) -> None:
+        if self._include.prompt_token_ids and not delta.prompt_token_ids:
+            delta.prompt_token_ids.extend(self._job.prompt_token_ids)
+        if self._include.HasField("prompt_logprobs") and output.prompt_logprobs:
+            ids, most = self._job.prompt_token_ids, self._include.prompt_logprobs
+            delta.prompt_logprobs.extend(self._logprobs(ids, output.prompt_logprobs, most))
+
+    def _read(self, delta: Delta, part: CompletionOutput) -> None:
+        finished = part.finish_reason is not None
+        if not self._job.readings:
+            delta.text += part.text
+        elif self._call.final_only and not self._job.continued:
+            self._job.readings[part.index].read_whole(delta, part.text, part.token_ids)
+        else:
+            self._job.readings[part.index].read(delta, part.text, part.token_ids, finished=finished)
+        if self._include.token_ids:
+            delta.token_ids.extend(part.token_ids)
+        if self._include.HasField("logprobs") and part.logprobs:
+            most = self._include.logprobs
+            delta.logprobs.extend(self._logprobs(part.token_ids, part.logprobs, most))
+
+    def _logprobs(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[dict[int, Logprob] | None],
+        most: int,
+    ) -> Iterator[pb.TokenLogprob]:
+        for token_id, ranked in zip(token_ids, logprobs, strict=False):
+            yield self._vocabulary.logprob(token_id, ranked or {}, most)
+
+    def _finish(self, delta: Delta, part: CompletionOutput) -> None:
+        if part.finish_reason not in _FINISH:
+            raise self._failure()
+        reason = _FINISH[part.finish_reason]
+        if reason == pb.FINISH_REASON_ABORTED and self._call.ending:
+            reason = self._call.ending
+        if reason == pb.FINISH_REASON_STOP and self._called(part.index):
+            reason = pb.FINISH_REASON_TOOL_CALLS
+        delta.finish_reason = reason
+        match part.stop_reason:
+            case str(text):
+                delta.stop_match.text = text
+            case int(token):
+                delta.stop_match.token_id = token
+
+    def _failure(self) -> CallError:
+        kind = self._call.request.output_format.WhichOneof("format")
+        if kind and not self._tokens:  # vLLM's engine keeps the reason in its log
+            return invalid(f"output_format.{kind}", "the engine cannot compile it")
+        return EngineFailure()
+
+    def _called(self, index: int) -> bool:
+        return bool(self._job.readings) and self._job.readings[index].called
+
+    def _close(self, delta: Delta, output: RequestOutput) -> None:
+        delta.usage.prompt_tokens = len(self._job.prompt_token_ids)
+        delta.usage.cached_tokens = output.num_cached_tokens or 0
+        delta.usage.completion_tokens = self._tokens
+        delta.usage.media_tokens = self._job.media_tokens
+        delta.usage.reasoning_tokens = sum(r.reasoning_tokens for r in self._job.readings)
+        times = output.metrics
+        queue = times.scheduled_ts - times.queued_ts if times else 0.0
+        first = times.first_token_latency if times else 0.0
+        delta.timing.CopyFrom(self._call.timing(queue, first))
+
+
+def _says(delta: Delta) -> bool:
+    return bool(delta.reasoning or delta.tool_calls or delta.token_ids or delta.logprobs)
