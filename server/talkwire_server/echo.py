@@ -6,7 +6,8 @@ with the space before it, or a whole medium; its id is its position.
 What it says
     The last user message, or a tool's if that is the last of all; for `choice` the first choice.
     `json_object` and `json_schema` want a message that is JSON already; it looks at no schema.
-    A medium reads `[image/png 68 bytes]`. All of a conversation is its prompt.
+    A medium reads `[image/png 68 bytes]`. The prompt is the conversation, a line a message; there
+    is no template, and so nothing that `kwargs` would change.
 Thoughts
     Asked for an effort, it thinks the message before it answers.
 Tools

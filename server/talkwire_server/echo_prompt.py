@@ -4,7 +4,7 @@ A token is a word with the space before it, or a whole medium; its id is its pos
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.conversation import ROLE_NAMES, conversation
@@ -23,14 +23,10 @@ def prompt(request: pb.ChatRequest, default_system: str) -> Sequence[str]:
 
 
 def tokens(message: pb.Message) -> list[str]:
-    """Cut a message into tokens; its parts are lines."""
-    made = words(message.text)
-    for part in message.parts:
-        kind = part.WhichOneof("part") or ""
-        found = words(part.text) if kind == "text" else [_medium(kind, getattr(part, kind))]
-        if made and found:
-            found[0] = "\n" + found[0]
-        made += found
+    """Cut a message into tokens; its parts and its tool calls are lines."""
+    made: list[str] = []
+    for first, *rest in filter(None, _lines(message)):
+        made += ["\n" + first if made else first, *rest]
     return made
 
 
@@ -45,10 +41,19 @@ def media(request: pb.ChatRequest) -> int:
     return sum(part.WhichOneof("part") != "text" for part in parts)
 
 
-def _medium(kind: str, medium: pb.Media) -> str:
-    return f"[{medium.mime_type or kind} {len(medium.data)} bytes]"
-
-
 def logprob(at: int, token: str) -> pb.TokenLogprob:
     """Say of the token at a position that no other could have come."""
     return pb.TokenLogprob(token_id=at, token=token, logprob=0, rank=1)
+
+
+def _lines(message: pb.Message) -> Iterator[list[str]]:
+    yield words(message.text)
+    for part in message.parts:
+        kind = part.WhichOneof("part")
+        if kind == "text":
+            yield words(part.text)
+        elif kind:
+            medium: pb.Media = getattr(part, kind)
+            yield [f"[{medium.mime_type or kind} {len(medium.data)} bytes]"]
+    for call in message.tool_calls:
+        yield words(f"{call.name}({call.arguments})")

@@ -41,7 +41,7 @@ SUPPORTED: Support = {
     "priority": {},
     "cache_salt": {},
     "request_id": {},
-    "time_limit": _each("seconds nanos"),
+    "time_limit": None,
     "continuation": _each("token_ids text"),
 }
 
