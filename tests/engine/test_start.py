@@ -1,0 +1,49 @@
+"""What an operator reads when a model cannot be served."""
+
+import json
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from processes import run
+from support import RunningServer
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("vllm") is None, reason="needs talkwire[cpu] or talkwire[gpu]"),
+    pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is there"),
+    pytest.mark.timeout(300),
+]
+
+
+def test_a_model_whose_package_is_missing(tmp_path: Path) -> None:
+    """One line names the package and the command that installs it, beside the torch there is."""
+    config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = run(sys.executable, "-m", "talkwire_server", "--port=0", f"--model={tmp_path}")
+
+    *before, line = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert [text for text in before if "INFO importing vLLM" not in text] == []
+    _, _, text = line.partition(" talkwire ERROR ")
+    assert text.startswith(
+        f"vLLM cannot serve {tmp_path}: LlavaForConditionalGeneration needs torchvision: "
+        f"pip install torchvision torch=={version('torch')}"
+    )
+
+
+async def test_a_package_that_only_the_preparation_of_media_needs(vllm: RunningServer) -> None:
+    """Where transformers uses three lines and gives no command, one line gives it."""
+    from transformers import SmolVLMVideoProcessor  # only now: the server loads first
+
+    from talkwire_server.vllm_engine.missing import missing
+
+    with pytest.raises(ImportError, match="requires the Torchvision library") as caught:
+        SmolVLMVideoProcessor()
+    text = missing(caught.value)
+
+    assert text
+    assert text.startswith("it needs torchvision: pip install torchvision torch==")
+    assert "\n" not in text
