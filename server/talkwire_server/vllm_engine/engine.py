@@ -23,6 +23,7 @@ from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
 from talkwire_server.vllm_engine.config import input_modalities
 from talkwire_server.vllm_engine.failures import generating
+from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
 from talkwire_server.vllm_engine.request import SUPPORTED, forces_tool, may_call, media_parts
@@ -104,8 +105,8 @@ class VllmEngine:
         try:
             self._llm = llm = await asyncio.wrap_future(self._building)
         except Exception as error:
-            text = f"the engine did not start: {error} (the log above has the cause)"
-            raise StartError(text) from error
+            text = missing(error) or f"{error} (the log above has the cause)"
+            raise StartError(f"the engine did not start: {text}") from error
         if "generate" not in await llm.get_supported_tasks():
             raise StartError(f"{self._config.model_config.model} does not generate text")
         config = self._config.model_config
