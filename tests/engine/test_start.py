@@ -47,3 +47,33 @@ async def test_a_package_that_only_the_preparation_of_media_needs(vllm: RunningS
     assert text
     assert text.startswith("it needs torchvision: pip install torchvision torch==")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("import not_here.deep", "Blind needs not_here: pip install not_here torch=="),
+        ("from sys import not_here", "Blind cannot be imported: cannot import name 'not_here'"),
+        ("raise OSError('not\\nhere')", "Blind cannot be imported: not here"),
+    ],
+)
+async def test_a_model_that_cannot_be_imported(
+    vllm: RunningServer, tmp_path: Path, source: str, text: str
+) -> None:
+    """Whatever the reason, vLLM's refusal becomes one line that tells it."""
+    from vllm.model_executor.models import ModelRegistry  # only now, as above
+
+    from talkwire_server.vllm_engine.missing import missing
+
+    (tmp_path / "blind.py").write_text(source)
+    ModelRegistry.register_model("Blind", "blind:Blind")
+    with pytest.raises(ValueError, match="Blind") as caught:
+        ModelRegistry._raise_for_unsupported(["Blind"])
+    with pytest.MonkeyPatch.context() as path:
+        path.syspath_prepend(tmp_path)
+        line = missing(caught.value)
+    del ModelRegistry.models["Blind"]
+
+    assert line
+    assert line.startswith(text)
+    assert "\n" not in line

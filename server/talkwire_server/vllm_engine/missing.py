@@ -1,4 +1,4 @@
-"""What a model needs and this machine lacks: the package that could not be imported."""
+"""Why vLLM could not import a model: as a rule for want of a package, which is named."""
 
 import re
 from importlib.metadata import version
@@ -13,17 +13,18 @@ _TOLD = re.compile(r"pip install ([\w-]+)"), re.compile(r"requires the (\w+) lib
 
 
 def missing(error: Exception) -> str | None:
-    """Say what is missing and how to install it, if that is why vLLM failed."""
+    """Say in one line what is missing and how to install it, if that is why vLLM failed."""
     if isinstance(error, ImportError):
-        return f"it needs {name}" if (name := _package(error)) else None
+        return f"it needs {package}" if (package := _package(error)) else None
     # vLLM inspects in a process of its own and keeps the reason to itself; here it comes again.
-    uninspected = _UNINSPECTED.search(str(error))
-    for architecture in re.findall(r"\w+", uninspected[1]) if uninspected else ():
+    uninspected = re.findall(r"\w+", "".join(_UNINSPECTED.findall(str(error))))
+    for name in ModelRegistry.models.keys() & uninspected:
         try:
-            ModelRegistry.models[architecture].load_model_cls()
-        except ImportError as reason:
-            if name := _package(reason):
-                return f"{architecture} needs {name}"
+            ModelRegistry.models[name].load_model_cls()
+        except Exception as reason:
+            if package := _package(reason):
+                return f"{name} needs {package}"
+            return f"{name} cannot be imported: {' '.join(str(reason).split())}"
     return None
 
 
