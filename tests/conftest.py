@@ -69,7 +69,13 @@ async def channel(echo: RunningServer) -> AsyncIterator[grpc.aio.Channel]:
 
 
 # float32 by default on a CPU: greedy answers do not depend on what else is in the batch.
-FLAGS = ("--max-model-len", "2048", "--kv-cache-memory-bytes", str(512 << 20))
+FLAGS = (
+    "--max-model-len=2048",
+    f"--kv-cache-memory-bytes={512 << 20}",
+    "--max-num-seqs=32",
+    "--scheduling-policy=priority",
+    '--structured-outputs-config={"disable_any_whitespace": true}',  # else it may never end
+)
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +85,12 @@ async def vllm() -> AsyncIterator[RunningServer]:
         pytest.skip("needs talkwire[cpu] or talkwire[gpu]")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's own, here and in the process that it forks
-        engine = vllm_engine.load(Settings(engine_args=FLAGS))
+        settings = Settings(
+            engine_args=FLAGS,
+            tool_call_parser="hermes",
+            engine_options=("repetition_detection",),
+        )
+        engine = vllm_engine.load(settings)
         await engine.launch()
     try:
         async with running(engine) as server:

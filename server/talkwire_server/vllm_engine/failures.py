@@ -47,13 +47,16 @@ _FIELDS: Mapping[str, str] = {
 
 
 @contextmanager
-def rendering(request: pb.ChatRequest) -> Iterator[None]:
-    """Make faults found while a request becomes a prompt the caller's: INVALID_ARGUMENT."""
+def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[None]:
+    """Make faults found while a request becomes a prompt the caller's: INVALID_ARGUMENT.
+
+    One that vLLM ascribes to no parameter is that of the `default` field: of the messages, if a
+    chat template's author speaks.
+    """
     try:
         yield
     except VLLMValidationError as error:
-        # Without a parameter: what the chat template's author says of the messages.
-        raise invalid(_field(error.parameter, request, "messages"), _text(error)) from error
+        raise invalid(_field(error.parameter, request, default), _text(error)) from error
     except ValidationError as error:
         faults = [
             Violation(_field(str(fault["loc"][0]) if fault["loc"] else None, request), fault["msg"])

@@ -139,7 +139,7 @@ class Prompts:
             raise invalid("n", f"must be <= {self._most_answers}, got {asked.n}")
         request, prompt = await self._render(call)
         tokens = list(prompt["prompt_token_ids"])
-        with rendering(asked):
+        with rendering(asked, "sampling"):
             limit = get_max_tokens(
                 self._config.max_model_len, request.max_completion_tokens, len(tokens), {}
             )

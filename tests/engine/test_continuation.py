@@ -1,0 +1,131 @@
+"""An answer that broke off goes on exactly there, on the real engine in float32."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from support import make
+from talkwire import Accumulator, AsyncClient, InvalidRequest, Unsupported
+from talkwire_proto.v1 import chat_pb2 as pb
+
+pytestmark = pytest.mark.timeout(300)
+
+TOOL = {"function": {"name": "paint"}}
+CALL = '<tool_call>\n{"name": "paint", "arguments": {"color": "red", "size": [1, 2]}}\n</tool_call>'
+
+
+def ask(query: str, **fields: Any) -> pb.ChatRequest:
+    sampling = {"temperature": 0, "max_tokens": 40, **fields.pop("sampling", {})}
+    include = {"token_ids": True}
+    return make(pb.ChatRequest, query=query, include=include, sampling=sampling, **fields)
+
+
+def folded(deltas: Iterable[pb.ChatStreamResponse]) -> pb.ChatResponse:
+    """Fold two halves into one answer, without what is the second half's own."""
+    answer = Accumulator()
+    for delta in deltas:
+        answer.add(delta)
+    response = answer.response
+    for name in ("id", "model", "timing"):
+        response.ClearField(name)
+    response.usage.cached_tokens = 0
+    for call in response.message.tool_calls:
+        call.ClearField("id")
+    return response
+
+
+async def broken_everywhere(
+    llm: AsyncClient, request: pb.ChatRequest, every: int = 1
+) -> tuple[pb.ChatResponse, Sequence[pb.ChatResponse]]:
+    """Return the unbroken answer, and those broken after each of its messages and continued."""
+    deltas = [delta async for delta in llm.stub.ChatStream(request)]
+
+    async def continued(at: int) -> pb.ChatResponse:
+        again = pb.ChatRequest()
+        again.CopyFrom(request)
+        given = [token for delta in deltas[:at] for token in delta.token_ids]
+        again.continuation.token_ids.extend(given)
+        rest = [delta async for delta in llm.stub.ChatStream(again)]
+        return folded([*deltas[:at], *rest])
+
+    return folded(deltas), await asyncio.gather(*map(continued, range(1, len(deltas), every)))
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("Write a poem about the sea.", {}),
+        ("Count from one to ten in words.", {"sampling": {"stop": ["four, f", "zzz, yyy, xxx"]}}),
+        ("What is the capital of France?", {"sampling": {"stop": ["of France is P"]}}),
+        ("What is the capital of France?", {"sampling": {"min_tokens": 12, "max_tokens": 20}}),
+    ],
+    ids=["length", "stop words held back", "stop word found", "min_tokens"],
+)
+async def test_broken_and_continued_equals_unbroken(
+    llm: AsyncClient, query: str, fields: dict[str, Any]
+) -> None:
+    """Text, finish reason, stop match, token ids and usage, wherever it broke."""
+    whole, parts = await broken_everywhere(llm, ask(query, **fields))
+
+    assert whole.usage.completion_tokens == len(whole.token_ids) > 4
+    for part in parts:
+        assert part == whole
+
+
+def repeating(said: str, **fields: Any) -> pb.ChatRequest:
+    """Make a request to which the model says `said`, as it did twice before."""
+    said_before = [{"text": "Now."}, {"role": "ROLE_ASSISTANT", "text": said}] * 2
+    return ask("Now.", messages=said_before, sampling={"max_tokens": 80}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ("🦜 naïve 漢字 🏳️‍🌈 日本語", {}),
+        (CALL, {"tools": [TOOL]}),
+        (f"First this. {CALL}", {"tools": [TOOL]}),
+    ],
+    ids=["amid a character", "amid a tool call", "text, then a tool call"],
+)
+async def test_whatever_the_break_falls_into(
+    llm: AsyncClient, said: str, fields: dict[str, Any]
+) -> None:
+    """Half a character, a tool call: what was sent with the tokens and what comes add up."""
+    whole, parts = await broken_everywhere(llm, repeating(said, **fields))
+
+    assert bool(whole.message.tool_calls) == (CALL in said)
+    assert said.removesuffix(CALL).strip() == whole.message.text.strip()
+    assert len(parts) > 5
+    for part in parts:
+        assert part == whole
+
+
+async def test_nothing_is_left_to_generate(llm: AsyncClient) -> None:
+    """A continuation of all tokens ends at once, with the text that was held back."""
+    request = ask("Write a poem.", sampling={"max_tokens": 8, "stop": ["zzzzzzzz"]})
+    whole = await llm.stub.Chat(request)
+    request.continuation.token_ids.extend(whole.token_ids)
+    rest = await llm.stub.Chat(request)
+
+    assert rest.finish_reason == pb.FINISH_REASON_LENGTH
+    assert whole.message.text.endswith(rest.message.text)
+    assert len(rest.message.text) == len("zzzzzzzz") - 1
+    assert rest.usage.completion_tokens == 8
+
+
+async def test_text_is_continued_without_ids(llm: AsyncClient) -> None:
+    """Text alone will do where answers are not parsed; here they are, so it is refused."""
+    request = ask("What is the capital of France?")
+    request.continuation.text = "The capital of"
+    with pytest.raises(Unsupported, match=r"continuation\.text"):
+        await llm.send(request)
+
+
+async def test_tokens_that_the_model_does_not_have(llm: AsyncClient) -> None:
+    """Each unknown id is named."""
+    request = ask("x")
+    request.continuation.token_ids.extend([5, 10**6])
+    with pytest.raises(InvalidRequest, match=r"continuation\.token_ids\[1\]: no token 1000000"):
+        await llm.send(request)
