@@ -1,0 +1,267 @@
+"""What a model's tokens mean: text, thoughts, tool calls. vLLM's parsers read, this asks them."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.parser.abstract_parser import DelegatingParser, Parser
+from vllm.reasoning import ReasoningParserManager
+from vllm.renderers.base import BaseRenderer
+from vllm.renderers.chat_utils import make_tool_call_id
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.sampling_params import SamplingParams
+from vllm.tool_parsers import ToolParser, ToolParserManager
+from vllm.utils.import_utils import import_plugin
+
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.engine import StartError
+from talkwire_server.settings import Settings
+from talkwire_server.vllm_engine.request import may_call
+from talkwire_server.vllm_engine.tokens import Tokens
+
+
+class ConstrainedToolParser(ToolParser):  # type: ignore[misc]  # vLLM's types are not read
+    """The tool parser of a server without one: it reads what grammar makes a call, nothing else.
+
+    All of that is in its base class and in the parser that vLLM builds around it.
+    """
+
+
+def make_renderer(
+    config: VllmConfig, renderer: BaseRenderer, chat_template: str | None, settings: Settings
+) -> OnlineRenderer:
+    """Build vLLM's renderer of chats, with the parsers that belong to it in its `parser`.
+
+    That is never None: without a tool call parser `required` and a named function still work, by
+    constrained decoding. To refuse `auto` then is the caller's: see `tool_parser`.
+
+    Raises:
+        StartError: The parsers do not fit each other or the model's tokenizer.
+
+    """
+    tools = tool_parser(settings, config)
+    try:
+        made = OnlineRenderer(
+            config.model_config,
+            renderer,
+            request_logger=None,
+            chat_template=chat_template,
+            chat_template_content_format="auto",
+            enable_auto_tools=bool(tools),
+            tool_parser=tools,
+            reasoning_parser=config.structured_outputs_config.reasoning_parser,
+        )
+    except TypeError as error:
+        raise StartError(str(error)) from error
+    if not tools:
+        bases = (made.parser or DelegatingParser,)
+        made.parser = type("Parser", bases, {"tool_parser_cls": ConstrainedToolParser})
+    return made
+
+
+def tool_parser(settings: Settings, config: VllmConfig) -> str | None:
+    """Name the parser of tool calls that the model makes of its own accord, if there is one."""
+    if config.model_config.hf_config.model_type == "gpt_oss":
+        return settings.tool_call_parser or "openai"  # its one format; vLLM drops calls without it
+    return settings.tool_call_parser
+
+
+def check_parsers(settings: Settings, config: VllmConfig) -> None:
+    """Import the plugins and find the parsers, before anything is started.
+
+    Raises:
+        StartError: A plugin cannot be imported, or there is no such parser.
+
+    """
+    wanted = config.structured_outputs_config
+    _plug("--tool-parser-plugin", settings.tool_parser_plugin)
+    _plug("--reasoning-parser-plugin", wanted.reasoning_parser_plugin)
+    known = ToolParserManager.list_registered()
+    _require("--tool-call-parser", tool_parser(settings, config), known)
+    known = ReasoningParserManager.list_registered()
+    _require("--reasoning-parser", wanted.reasoning_parser, known)
+
+
+def _plug(flag: str, path: str | None) -> None:
+    if path and import_plugin(path) is None:
+        raise StartError(f"{flag} {path} cannot be imported (the log above has the cause)")
+
+
+def _require(flag: str, name: str | None, known: Sequence[str]) -> None:
+    if not name or name in known:
+        return
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise StartError(f"{flag} {name}: no such parser; {hint}There are {', '.join(known)}")
+
+
+def needs_parser(renderer: OnlineRenderer, request: pb.ChatRequest) -> bool:
+    """Tell whether an answer must be parsed; else its text is the answer's text.
+
+    It must be where the model may call tools, where a reasoning parser is configured (vLLM does so
+    itself for gpt-oss, whose harmony format wraps even plain text), and where a model's response
+    template says what text is.
+    """
+    parser = renderer.parser
+    return (
+        may_call(request)
+        or parser.reasoning_parser_cls is not None
+        or bool(parser.always_adjust_request)
+    )
+
+
+# Tool parsers whose streaming is broken in vLLM, so that they read an answer only once it is whole.
+_WHOLE = {
+    "FunctionGemmaToolParser",  # closes the arguments after the first of them
+    "JambaToolParser",  # garbles nested arguments
+    "MiniCPM5XMLToolParser",  # sends the markup as text, too
+    "Olmo3PythonicToolParser",  # sends the markup as text
+    "Phi4MiniJsonToolParser",  # sends nothing
+    "xLAMToolParser",  # loses nested arguments
+}
+
+# And those whose streaming misses calls that follow text, or empty arguments: what they find in
+# the whole is sent at the end.
+_AGAIN = {
+    "Granite20bFCToolParser",
+    "Internlm2ToolParser",
+    "Llama3JsonToolParser",
+    "Step3ToolParser",
+}
+
+
+class Reading:
+    """Reads one answer: adds what its tokens mean to deltas.
+
+    vLLM's parsers see the answer token by token, however it is cut into pieces: several of them
+    mistake what comes at once. So a stream and a unary answer say the same, to the byte. (Where
+    the two differ in vLLM, in white space beside calls or when the answer is cut off amid a call,
+    both are here what its stream is.)
+
+    Args:
+        parser: vLLM's, for this answer alone.
+        request: vLLM's, rendered; with its `include_reasoning`, since without it vLLM would hold
+            thoughts to the grammar of the text.
+        prompt_token_ids: Of the prompt, which may end amid a thought.
+        exclude_reasoning: Keep the thoughts to ourselves.
+
+    """
+
+    def __init__(
+        self,
+        parser: Parser,
+        request: ChatCompletionRequest,
+        prompt_token_ids: Sequence[int],
+        *,
+        exclude_reasoning: bool,
+    ) -> None:
+        self._parser = parser
+        self._request = request
+        self._prompt_token_ids = list(prompt_token_ids)
+        self._exclude_reasoning = exclude_reasoning
+        reader = type(parser.tool_parser).__name__
+        self._whole = reader in _WHOLE and request.tool_choice == "auto"
+        self._again = reader in _AGAIN and request.tool_choice != "none"
+        self._named: set[int] = set()  # calls whose name is sent
+        self._argued: set[int] = set()  # calls of whose arguments some are
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        sampling = SamplingParams(
+            skip_special_tokens=request.skip_special_tokens,
+            spaces_between_special_tokens=request.spaces_between_special_tokens,
+        )
+        self._tokens = Tokens(parser.model_tokenizer, self._prompt_token_ids, sampling)
+
+    @property
+    def called(self) -> bool:
+        """Whether the answer calls a tool.
+
+        If it does, "stop" means that it called, also where the choice was a named function: vLLM's
+        HTTP server says "stop" there.
+        """
+        return bool(self._named)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many of the tokens read so far are thoughts."""
+        tokens: int = self._parser.count_reasoning_tokens(tuple(self._token_ids))
+        return tokens
+
+    def read(
+        self,
+        delta: pb.ChatStreamResponse,
+        text: str,
+        token_ids: Sequence[int],
+        *,
+        finished: bool,
+    ) -> None:
+        """Add the meaning of the next piece to a delta. A whole answer is one finished piece.
+
+        Takes 10 us a token, more as the answer grows: give a long one in several pieces.
+        """
+        self._texts.append(text)
+        self._token_ids += token_ids
+        if not self._whole:
+            for token, part in self._tokens.split(text, token_ids, finished=finished):
+                self._parse(delta, part, [token], finished=False)
+        if finished:
+            self._finish(delta)
+
+    def read_whole(self, delta: pb.ChatStreamResponse, text: str, token_ids: Sequence[int]) -> None:
+        """Add the meaning of a complete answer to a delta."""
+        self.read(delta, text, token_ids, finished=True)
+
+    def _parse(
+        self, delta: pb.ChatStreamResponse, text: str, token_ids: list[int], *, finished: bool
+    ) -> None:
+        found = self._parser.parse_delta(
+            text, token_ids, self._request, self._prompt_token_ids, finished=finished
+        )
+        if found is None:
+            return
+        delta.text += found.content or ""
+        self._add_thought(delta, found.reasoning)
+        for call in found.tool_calls or ():
+            self._add_call(delta, call.index, call.id, call.function)
+
+    def _finish(self, delta: pb.ChatStreamResponse) -> None:
+        """Say what is left; nothing more comes."""
+        if not self._whole:
+            self._parse(delta, "", [], finished=True)
+        if not (self._whole or self._again):
+            return
+        self._parser.set_prompt_token_ids(self._prompt_token_ids)
+        thought, text, calls = self._parser.parse(
+            "".join(self._texts), self._request, True, tuple(self._token_ids)
+        )
+        if self._whole:
+            delta.text += text or ""
+            self._add_thought(delta, thought)
+        for i, call in enumerate(calls or ()):
+            if i not in self._argued:
+                self._add_call(delta, i, call.id, call)
+
+    def _add_thought(self, delta: pb.ChatStreamResponse, thought: str | None) -> None:
+        if not self._exclude_reasoning:
+            delta.reasoning += thought or ""
+
+    def _add_call(
+        self, delta: pb.ChatStreamResponse, index: int, id: str | None, function: Any
+    ) -> None:
+        request = self._request
+        if request.tool_choice == "none" or (index and request.parallel_tool_calls is False):
+            return
+        arguments = (function and function.arguments) or ""
+        if arguments:
+            self._argued.add(index)
+        if index not in self._named and function and function.name:
+            self._named.add(index)
+            delta.tool_calls.add(
+                index=index, id=id or make_tool_call_id(), name=function.name, arguments=arguments
+            )
+        elif delta.tool_calls and delta.tool_calls[-1].index == index:
+            delta.tool_calls[-1].arguments += arguments
+        elif arguments:
+            delta.tool_calls.add(index=index, arguments=arguments)
