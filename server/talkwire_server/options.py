@@ -104,10 +104,10 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="HOST",
-        help="where media may be fetched from",
+        help="where media may be fetched from: example.com, http://10.0.0.5:8080",
     )
     add("--allowed-local-media-path", metavar="DIR", help="where file: URIs may be read from")
-    add("--media-timeout", type=float, default=d.media_timeout, metavar="S", help="of a fetch")
+    add("--media-timeout", type=float, default=d.media_timeout, metavar="S", help="for fetching")
     add("--max-media-bytes", type=int, default=d.max_media_bytes, help="largest medium")
     add("--max-image-pixels", type=int, default=d.max_image_pixels, help="largest image")
     add("--media-cache-bytes", type=int, default=d.media_cache_bytes, help="for cache_key")

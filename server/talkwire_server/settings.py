@@ -1,9 +1,13 @@
 """The server's settings: one frozen dataclass. Engine flags stay vLLM's own, unread."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from talkwire_server.conversation import DEFAULT_SYSTEM
+
+_HOST = re.compile(r"(https?://)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +23,13 @@ class Settings:
         tool_call_parser: vLLM's parser of the model's tool calls; None for none.
         tool_parser_plugin: Python file that registers a tool call parser of one's own.
         engine_options: Names that `ChatRequest.engine_options` may hold.
-        allowed_media_domains: Hosts that media may be fetched from.
+        allowed_media_domains: Hosts that media may be fetched from by `https:`; other ports and
+            `http:` are spelled out, as `http://10.0.0.5:8080`. What is not on the public internet
+            is listed by its address, beside its name if it has one, or as `localhost`.
         allowed_local_media_path: Folder that media may be read from by `file:` URI.
-        media_timeout: Seconds that a fetch may take.
-        max_media_bytes: Largest image, sound or film taken.
-        max_image_pixels: Largest image taken, in pixels.
+        media_timeout: Seconds that the fetches of a request may take.
+        max_media_bytes: Largest image, sound or film taken; all of a request have four times that.
+        max_image_pixels: Largest image taken, in pixels; all of a request have four times that.
         media_cache_bytes: Memory for media kept by `cache_key`; 0 keeps none.
         chat_template: Path of a Jinja template, or the template itself; None for the model's.
         default_system: System prompt of requests that bring none; empty for none.
@@ -82,6 +88,14 @@ class Settings:
                 (self.max_media_bytes < 1, "--max-media-bytes must be >= 1"),
                 (self.max_image_pixels < 1, "--max-image-pixels must be >= 1"),
                 (self.media_cache_bytes < 0, "--media-cache-bytes must be >= 0"),
+                (
+                    not all(map(_HOST.fullmatch, self.allowed_media_domains)),
+                    "--allowed-media-domains takes hosts, like example.com or http://10.0.0.5:8080",
+                ),
+                (
+                    not Path(self.allowed_local_media_path or ".").is_dir(),
+                    "--allowed-local-media-path must be a folder",
+                ),
                 (not self.media_timeout > 0, "--media-timeout must be > 0"),
                 (
                     not 0 <= (self.admin_port or 0) <= 65535,
