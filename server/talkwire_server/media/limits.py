@@ -1,0 +1,28 @@
+"""How much the media of one request may have. Knows not of what."""
+
+from talkwire_server.media.unreadable import Unreadable
+
+IN_ALL = 4  # times the largest medium, for all media of a request together
+
+
+class Limit:
+    """Counts, over the media of one request, what each of them has.
+
+    Args:
+        each: How many one medium may have.
+        unit: Of what, in the plural.
+
+    """
+
+    def __init__(self, each: int, unit: str) -> None:
+        self._each = each
+        self._left = IN_ALL * each
+        self._unit = unit
+
+    def take(self, count: int) -> None:
+        """Count one medium in, or raise `Unreadable` if it or all of them have too many."""
+        if count > self._each:
+            raise Unreadable(f"has more than {self._each} {self._unit}")
+        if count > self._left:
+            raise Unreadable(f"brings the request to more than {IN_ALL * self._each} {self._unit}")
+        self._left -= count
