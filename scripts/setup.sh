@@ -91,11 +91,11 @@ install_packages() {
     say "Set-up complete"
 }
 
-install_buf() {
+install_node() {
     if ! command -v npm >/dev/null; then
-        say "npm is not there: the tests that need buf will be skipped"
+        say "npm is not there: the tests that need buf or Node will be skipped"
     elif [ ! tests/node/node_modules/.package-lock.json -nt tests/node/package.json ]; then
-        say "Installing buf"
+        say "Installing buf and gRPC for Node"
         npm --prefix tests/node install --no-package-lock --no-audit --no-fund --loglevel=error
     fi
 }
@@ -111,7 +111,7 @@ done
 
 exec 9<pyproject.toml
 flock --nonblock 9 || { say "Waiting for another set-up" && flock 9; }
-[ -z "$dev" ] || install_buf
+[ -z "$dev" ] || install_node
 
 installed=$(cat "$stamp" 2>/dev/null || true)
 case "$build $installed" in
