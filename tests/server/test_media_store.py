@@ -221,6 +221,18 @@ async def test_a_broken_picture_is_named_after_the_fact(format: str) -> None:
     assert await media.explain(await media.resolve(ask({"data": whole}))) == []
 
 
+async def test_a_picture_may_break_in_any_way() -> None:
+    """PIL raises a SyntaxError for a PNG that goes wrong between its chunks; that is found, too."""
+    whole = picture(size=(64, 64))
+    start = whole.index(b"IDAT") + 4
+    broken = whole[: start - 8] + chunk(b"IDAT", whole[start : start + 20]) + chunk(bytes(4), b"")
+    media = store()
+
+    (fault,) = await media.explain(await media.resolve(ask({"data": broken})))
+
+    assert fault.field == "messages[0].parts[1].image"
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 async def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     """17 KB that would be 144 million pixels cost nothing, nor does what is larger still."""
