@@ -74,7 +74,8 @@ FLAGS = (
     f"--kv-cache-memory-bytes={512 << 20}",
     "--max-num-seqs=32",
     "--scheduling-policy=priority",
-    '--structured-outputs-config={"disable_any_whitespace": true}',  # else it may never end
+    # JSON without white space, else it may never end.
+    '--structured-outputs-config={"backend": "xgrammar", "disable_any_whitespace": true}',
 )
 
 
