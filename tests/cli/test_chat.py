@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -214,6 +215,7 @@ def test_ctrl_c_before_the_first_token() -> None:
     with launched("--echo-delay=30", "--grace=60") as server, chatting(server.target) as terminal:
         terminal.prompt()
         terminal.types("one")
+        time.sleep(0.5)  # nothing shows when the question has been sent
         terminal.interrupts()
         assert terminal.prompt().endswith("stopped")
         assert terminal.says("/undo").endswith("took back: one")

@@ -140,6 +140,8 @@ def test_kinds_of_errors_have_statuses_by_kind() -> None:
         "Cancelled": 1,
         "InvalidRequest": 2,
         "ContextLengthExceeded": 2,
+        "MediaUnreadable": 2,
+        "MediaNotFound": 2,
         "RequestIdInUse": 2,
         "Unsupported": 2,
         "Unavailable": 3,
