@@ -74,6 +74,9 @@ class ThreadStream:
     async def wait(self) -> Answer:
         return await asyncio.to_thread(self._stream.wait)
 
+    async def stop(self) -> Answer:
+        return await asyncio.to_thread(self._stream.stop)
+
 
 class ThreadCaller:
     """`Client`, each call in a thread, because the server lives in this one."""

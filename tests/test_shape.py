@@ -76,8 +76,9 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 @pytest.mark.parametrize("kind", ["Client", "Stream", "Conversation"])
 def test_twins_have_the_same_methods(kind: str) -> None:
     """What one client can do, the other can, with the same arguments, defaults and results."""
-    plain = methods("_sync.py", kind)
-    twin = methods("_async.py", f"Async{kind}")
+    one, other = ("_stream.py", "_stream.py") if kind == "Stream" else ("_sync.py", "_async.py")
+    plain = methods(one, kind)
+    twin = methods(other, f"Async{kind}")
 
     assert plain
     assert twin == plain
@@ -112,23 +113,33 @@ def test_one_package_imports_vllm() -> None:
     assert importers("vllm", SERVER, CLIENT) == inside
 
 
+def test_one_module_imports_pydantic() -> None:
+    """What needs talkwire[pydantic] is in one place."""
+    inside = {"client/talkwire/_pydantic.py"}
+
+    assert importers("pydantic", CLIENT) == importers("pydantic_core", CLIENT) == inside
+
+
 def test_one_module_of_the_server_knows_signals() -> None:
     """Signal handlers are set and signals named in signals.py alone."""
     assert importers("signal", SERVER) == {"server/talkwire_server/signals.py"}
 
 
 def test_the_client_imports_what_it_declares() -> None:
-    """The client needs grpcio and protobuf; its command line takes three packages more."""
+    """The client needs grpcio and protobuf; its command line and one module take more."""
     own = {"talkwire", "talkwire_proto", *sys.stdlib_module_names}
     allowed = own | {"grpc", "google.protobuf"}
-    terminal = allowed | {"prompt_toolkit", "rich", "talkwire_server"}
+    more = {
+        "cli": {"prompt_toolkit", "rich", "talkwire_server"},
+        "_pydantic.py": {"pydantic", "pydantic_core"},
+    }
     strangers = {
         f"{file.relative_to(ROOT)}: {name}"
         for file in sources(CLIENT)
         for name in imports(parse(file))
         if not any(
             name == known or name.startswith(f"{known}.")
-            for known in (terminal if "cli" in file.parts else allowed)
+            for known in allowed.union(*(more[part] for part in file.parts if part in more))
         )
     }
 
@@ -141,7 +152,8 @@ def test_importing_the_client_loads_no_engine() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
     )
-    heavy = {"numpy", "prompt_toolkit", "rich", "talkwire_server", "torch", "transformers", "vllm"}
+    heavy = {"PIL", "numpy", "prompt_toolkit", "pydantic", "rich", "talkwire_server", "torch"}
+    heavy |= {"transformers", "vllm"}
 
     assert heavy.intersection(json.loads(done.stdout)) == set()
 

@@ -9,8 +9,8 @@ This package needs grpcio and protobuf, and knows no vLLM.
 """
 
 from talkwire._accumulator import Accumulator
-from talkwire._answer import Answer, Chunk, FinishReason, Timing
-from talkwire._async import AsyncClient, AsyncConversation, AsyncStream
+from talkwire._answer import Answer, Chunk, FinishReason, IncompleteOutput, Timing
+from talkwire._async import AsyncClient, AsyncConversation
 from talkwire._errors import (
     Cancelled,
     ConnectError,
@@ -30,9 +30,21 @@ from talkwire._errors import (
     Unsupported,
     Violation,
 )
+from talkwire._media import Audio, Image, Video
+from talkwire._messages import MessageLike, PartLike, Query
 from talkwire._options import TLS, Retry
-from talkwire._request import CallOptions, ChatOptions, MessageLike, SamplingOptions
-from talkwire._sync import Client, Conversation, Stream
+from talkwire._output import Choice, Grammar, Regex, StructuralTag
+from talkwire._request import (
+    CallOptions,
+    ChatOptions,
+    Effort,
+    IncludeOptions,
+    ReasoningOptions,
+    SamplingOptions,
+)
+from talkwire._stream import AsyncStream, Stream
+from talkwire._sync import Client, Conversation
+from talkwire._tools import ToolLike
 
 __all__ = [
     "TLS",
@@ -41,32 +53,46 @@ __all__ = [
     "AsyncClient",
     "AsyncConversation",
     "AsyncStream",
+    "Audio",
     "CallOptions",
     "Cancelled",
     "ChatOptions",
+    "Choice",
     "Chunk",
     "Client",
     "ConnectError",
     "ContextLengthExceeded",
     "Conversation",
+    "Effort",
     "Error",
     "FinishReason",
+    "Grammar",
+    "Image",
+    "IncludeOptions",
+    "IncompleteOutput",
     "InvalidRequest",
     "MediaNotFound",
     "MediaUnreadable",
     "MessageLike",
     "ModelNotFound",
     "Overloaded",
+    "PartLike",
     "PermissionDenied",
+    "Query",
+    "ReasoningOptions",
+    "Regex",
     "RequestIdInUse",
     "Retry",
     "SamplingOptions",
     "ServerError",
     "Stream",
+    "StructuralTag",
     "Timeout",
     "Timing",
+    "ToolLike",
     "Unauthenticated",
     "Unavailable",
     "Unsupported",
+    "Video",
     "Violation",
 ]

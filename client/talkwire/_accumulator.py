@@ -10,7 +10,8 @@ _Index: TypeAlias = int
 class Accumulator:
     """Collects the messages of one `ChatStream` into the `ChatResponse` they amount to.
 
-    Deltas of the answers of n > 1 may come mixed; each answer's own are in order.
+    Deltas of the answers of n > 1 may come mixed; each answer's own are in order. The messages of
+    an answer that broke off, and then those of its continuation, amount to the unbroken answer.
     """
 
     def __init__(self) -> None:
@@ -24,8 +25,10 @@ class Accumulator:
         choice.add(delta)
         if delta.id:
             self._head.id, self._head.model = delta.id, delta.model
-            self._head.prompt_token_ids.extend(delta.prompt_token_ids)
-            self._head.prompt_logprobs.extend(delta.prompt_logprobs)
+            if not self._head.prompt_token_ids:  # a continuation has the same prompt
+                self._head.prompt_token_ids.extend(delta.prompt_token_ids)
+            if not self._head.prompt_logprobs:
+                self._head.prompt_logprobs.extend(delta.prompt_logprobs)
         if delta.HasField("usage"):
             self._head.usage.CopyFrom(delta.usage)
             self._head.timing.CopyFrom(delta.timing)
@@ -34,6 +37,11 @@ class Accumulator:
     def id(self) -> str:
         """The request's id; empty before the first message."""
         return self._head.id
+
+    @property
+    def text(self) -> str:
+        """The text so far, of the first answer."""
+        return self._choices[0].text
 
     @property
     def response(self) -> pb.ChatResponse:
@@ -77,9 +85,13 @@ class _Choice:
         if delta.HasField("stop_match"):
             self._choice.stop_match.CopyFrom(delta.stop_match)
 
+    @property
+    def text(self) -> str:
+        return "".join(self._text)
+
     def result(self) -> pb.Choice:
         message = self._choice.message
-        message.text = "".join(self._text)
+        message.text = self.text
         message.reasoning = "".join(self._reasoning)
         del message.tool_calls[:]
         message.tool_calls.extend(call for _, call in sorted(self._calls.items()))

@@ -1,8 +1,8 @@
 """What the clients return: answers and the chunks of a stream, in Python's own types."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from talkwire_proto.v1 import chat_pb2 as pb
 
@@ -12,6 +12,10 @@ FinishReason: TypeAlias = Literal[
 """Why an answer ended; `unknown` while it has not, and for values newer than this client."""
 
 _FINISH_REASONS: Mapping[int, FinishReason] = dict(enumerate(get_args(FinishReason)))
+
+
+class IncompleteOutput(ValueError):
+    """An answer has no value: it was cut, or calls tools instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,21 @@ class Chunk:
         return self.proto.reasoning
 
     @property
+    def tool_calls(self) -> list[pb.ToolCallDelta]:
+        """New pieces of calls; `index` says of which call."""
+        return list(self.proto.tool_calls)
+
+    @property
+    def logprobs(self) -> list[pb.TokenLogprob]:
+        """Log-probabilities of the new tokens, if `include` asked for them."""
+        return list(self.proto.logprobs)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Ids of the new tokens, if `include` asked for them; the text may lag behind."""
+        return list(self.proto.token_ids)
+
+    @property
     def index(self) -> int:
         """Which of the n answers; 0 when n is 1."""
         return self.proto.index
@@ -61,10 +80,11 @@ class Chunk:
 class Answer:
     """An answer, whole or as far as it came. `str(answer)` is its text."""
 
-    __slots__ = ("proto",)
+    __slots__ = ("_read", "proto")
 
-    def __init__(self, proto: pb.ChatResponse) -> None:
+    def __init__(self, proto: pb.ChatResponse, read: Callable[[str], Any] = str) -> None:
         self.proto = proto
+        self._read = read
 
     @property
     def text(self) -> str:
@@ -77,9 +97,59 @@ class Answer:
         return self.proto.message.reasoning
 
     @property
+    def tool_calls(self) -> list[pb.ToolCall]:
+        """The calls it makes; `arguments` are JSON as the model wrote it."""
+        return list(self.proto.message.tool_calls)
+
+    @property
     def message(self) -> pb.Message:
         """The answer as a message: append it to the conversation to go on."""
         return self.proto.message
+
+    @property
+    def parsed(self) -> Any:
+        """The value of the text, as `output` asked for it.
+
+        An instance of a type, the plain value of a JSON Schema or of `dict`; else the text.
+
+        Raises:
+            IncompleteOutput: The answer did not come to its own end ("stop").
+            ValueError: The text is no such value (pydantic's error, or json's).
+
+        """
+        if self.finish_reason != "stop":
+            msg = f"the answer has no value: it ended with {self.finish_reason!r}"
+            raise IncompleteOutput(msg)
+        return self._read(self.text)
+
+    @property
+    def alternatives(self) -> list["Answer"]:
+        """Answers 2 to n, where n is more than 1. They share id, model, usage and timing."""
+        shared = pb.ChatResponse(id=self.id, model=self.model)
+        if self.complete:
+            shared.usage.CopyFrom(self.proto.usage)
+            shared.timing.CopyFrom(self.proto.timing)
+        return [Answer(_response(choice, shared), self._read) for choice in self.proto.alternatives]
+
+    @property
+    def logprobs(self) -> list[pb.TokenLogprob]:
+        """Log-probabilities of its tokens, if `include` asked for them."""
+        return list(self.proto.logprobs)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Ids of its tokens, if `include` asked for them."""
+        return list(self.proto.token_ids)
+
+    @property
+    def prompt_logprobs(self) -> list[pb.TokenLogprob]:
+        """Log-probabilities of the prompt's tokens, if `include` asked for them."""
+        return list(self.proto.prompt_logprobs)
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """Ids of the prompt's tokens, if `include` asked for them."""
+        return list(self.proto.prompt_token_ids)
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -135,6 +205,12 @@ class Answer:
             f"<Answer {self.text!r} {self.finish_reason}, "
             f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out>"
         )
+
+
+def _response(choice: pb.Choice, shared: pb.ChatResponse) -> pb.ChatResponse:
+    response = pb.ChatResponse(**{field.name: value for field, value in choice.ListFields()})
+    response.MergeFrom(shared)
+    return response
 
 
 def finish_reason(value: int) -> FinishReason:

@@ -5,18 +5,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from functools import cached_property
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message
 
-from talkwire._answer import Answer, Chunk
-from talkwire._base import ClientBase, StreamBase, less
+from talkwire._answer import Answer
+from talkwire._base import ClientBase, less
 from talkwire._conversation import Transcript
-from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, no_connection
+from talkwire._errors import from_cancel, from_rpc, no_connection, task_is_cancelled
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
-from talkwire._request import CallOptions, ChatOptions, MessageLike
+from talkwire._messages import MessageLike, Query
+from talkwire._output import reader
+from talkwire._request import CallOptions, ChatOptions
+from talkwire._stream import AsyncStream
+from talkwire._tools import Toolbox, reporting, written
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
@@ -34,12 +37,12 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         print(await client.chat("What is the capital of France?"))
     """
 
-    async def chat(self, query: str = "", /, **options: Unpack[CallOptions]) -> Answer:
+    async def chat(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
         request, call = self._split(query, options)
         return await self.send(request, **call)
 
-    def stream(self, query: str = "", /, **options: Unpack[CallOptions]) -> "AsyncStream":
+    def stream(self, query: Query = "", /, **options: Unpack[CallOptions]) -> AsyncStream:
         """Ask, and get the answer piece by piece: `async with client.stream("...") as stream:`."""
         request, call = self._split(query, options)
         return self.send_stream(request, **call)
@@ -50,9 +53,14 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        output: Any = None,
     ) -> Answer:
-        """Send a request of your own making, and wait for the whole answer. Raises `Error`."""
-        return Answer(await self._ask(self.stub.Chat, request, self._call(timeout, metadata)))
+        """Send a request of your own making, and wait for the whole answer.
+
+        `output` is the type that `Answer.parsed` shall be of. Raises `Error`.
+        """
+        read = reader(output, request).whole
+        return Answer(await self._ask(self.stub.Chat, request, self._call(timeout, metadata)), read)
 
     def send_stream(
         self,
@@ -60,20 +68,57 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> "AsyncStream":
-        """Send a request of your own making, and get the answer piece by piece."""
+        output: Any = None,
+    ) -> AsyncStream:
+        """Send a request of your own making, and get the answer piece by piece.
+
+        `output` is the type that `Answer.parsed` shall be of.
+        """
 
         async def start() -> Any:
             call = await self._connect(self._call(timeout, metadata))
             return self.stub.ChatStream(request, **call)
 
-        return AsyncStream(start, self.target)
+        return AsyncStream(self, start, reader(output, request))
+
+    async def run_tools(
+        self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
+    ) -> Answer:
+        """Ask, run the functions that the answer calls, and go on; see `AsyncConversation`'s."""
+        messages = options.pop("messages", ())
+        return await AsyncConversation(self, messages).run_tools(query, limit=limit, **options)
 
     def conversation(
         self, messages: Iterable[MessageLike] = (), /, **options: Unpack[ChatOptions]
     ) -> "AsyncConversation":
         """Begin a conversation, or go on with one."""
         return AsyncConversation(self, messages, **options)
+
+    async def count_tokens(
+        self,
+        query: Query = "",
+        /,
+        *,
+        include_prompt: bool = False,
+        include_token_ids: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> pb.CountTokensResponse:
+        """Count the tokens of a prompt; on demand show it, as the model would see it.
+
+        Nothing is generated. Raises `Error`.
+        """
+        request, call = self._count(
+            query, options, include_prompt=include_prompt, include_token_ids=include_token_ids
+        )
+        return await self._ask(self.stub.CountTokens, request, call)
+
+    async def abort(self, request_id: str) -> bool:
+        """End an answer where it is, from anywhere; its reader gets it with "aborted" and usage.
+
+        Return whether the server had it running. Raises `Error`.
+        """
+        request = pb.AbortRequest(id=request_id)
+        return (await self._ask(self.stub.Abort, request, self._call())).found
 
     async def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
@@ -147,7 +192,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         except grpc.RpcError as error:
             raise from_rpc(error, self.target) from error
         except asyncio.CancelledError:
-            if _task_is_cancelled():
+            if task_is_cancelled():
                 raise
             raise from_cancel(self.target) from None
 
@@ -164,60 +209,6 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         return less(call, monotonic() - begin)
 
 
-class AsyncStream(StreamBase, AsyncIterator[Chunk]):
-    """An answer as it is generated.
-
-    The call starts where the `async with` block is entered. Wherever and however the block is left
-    before the end, the call is cancelled on the server.
-
-        async with client.stream("Tell me a story.") as stream:
-            async for chunk in stream:
-                print(chunk, end="", flush=True)
-    """
-
-    def __init__(self, start: Callable[[], Awaitable[Any]], target: str) -> None:
-        super().__init__()
-        self._start = start
-        self._target = target
-
-    async def wait(self) -> Answer:
-        """Read to the end; return the whole answer."""
-        async for _ in self:
-            pass
-        return self.answer
-
-    async def __aenter__(self) -> Self:
-        self._call = await self._start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.cancel()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Chunk:
-        if self._call is None:
-            raise RuntimeError(OUTSIDE_WITH.format("async with"))
-        try:
-            delta = await self._call.read()
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._target, self.answer) from error
-        except asyncio.CancelledError:
-            if _task_is_cancelled():
-                raise
-            raise from_cancel(self._target, self.answer) from None
-        if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
-            raise StopAsyncIteration
-        self._answer.add(delta)
-        return Chunk(delta)
-
-
 class AsyncConversation(Transcript):
     """A conversation with a client: each turn sends the history and is added to it."""
 
@@ -227,7 +218,7 @@ class AsyncConversation(Transcript):
         super().__init__(items, **options)
         self._client = client
 
-    async def send(self, query: str, **options: Unpack[CallOptions]) -> Answer:
+    async def send(self, query: Query, **options: Unpack[CallOptions]) -> Answer:
         """Say something, and wait for the whole answer. A failed turn changes nothing."""
         answer = await self._client.chat(query, **self._turn(options))
         self.add(query, answer)
@@ -235,20 +226,56 @@ class AsyncConversation(Transcript):
 
     @asynccontextmanager
     async def stream(
-        self, query: str, **options: Unpack[CallOptions]
+        self, query: Query, *, keep_partial: bool = False, **options: Unpack[CallOptions]
     ) -> AsyncIterator[AsyncStream]:
         """Say something, and get the answer piece by piece.
 
-        The turn is added when the answer has come to its end; one that is left early is not
-        (`add` it, if it shall be kept).
+        The turn is added when the answer has come to its end. One that is left early is added
+        with `keep_partial`, if it has any text by then.
         """
         async with self._client.stream(query, **self._turn(options)) as stream:
-            yield stream
-        if (answer := stream.answer).complete:
-            self.add(query, answer)
+            try:
+                yield stream
+            finally:
+                answer = stream.answer
+                if answer.complete or (keep_partial and answer.text):
+                    self.add(query, answer)
+
+    async def run_tools(
+        self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
+    ) -> Answer:
+        """Say something, run the functions that the answer calls, and go on until one calls none.
+
+        `tools` are functions (needs `talkwire[pydantic]`), called in order with what the model
+        gives them, as their annotations understand it; coroutine functions are awaited, others run
+        in a thread. What they return goes back to the model: a
+        string as it is, all else as JSON; so does the text of what they raise, and of calls that
+        cannot be made. A `tool_choice` that forces a call forces the first answer alone.
+
+        After `limit` rounds of calls the last answer is returned as it is ("tool_calls"). The
+        history holds all that happened; after an `Error`, too, and `run_tools` goes on from there.
+
+        Raises:
+            Error: A turn failed.
+            TypeError: There are no tools.
+            ValueError: A tool is no function that can be called here, or as `request` does.
+
+        """
+        tools, first, later = self._equip(options, self._client.options, coroutines=True)
+        answer = await self.send(query, **first)
+        for _ in range(limit):
+            if answer.finish_reason != "tool_calls":
+                break
+            for call in answer.tool_calls:
+                self.messages.append(await _run(tools, call))
+            answer = await self.send("", **later)
+        return answer
 
 
-def _task_is_cancelled() -> bool:
-    """Tell a cancelled task from a cancelled call, which grpc.aio does not."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+async def _run(tools: Toolbox, call: pb.ToolCall) -> pb.Message:
+    """Call a function; return the message that tells the model of it."""
+    if not tools.is_coroutine(call):
+        return await asyncio.to_thread(tools.run, call)
+    with reporting(call) as message:
+        message.text = written(await tools.begin(call))
+    return message

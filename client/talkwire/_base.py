@@ -1,11 +1,10 @@
-"""What both clients and both streams are but for their I/O: settings, requests, answers."""
+"""What both clients are but for their I/O: settings and requests."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
-from talkwire import _request
-from talkwire._accumulator import Accumulator
-from talkwire._answer import Answer
+from talkwire import _build
+from talkwire._messages import Query
 from talkwire._options import TLS, Retry, resolve
 from talkwire._request import CallOptions, CallSettings, ChatOptions
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -32,6 +31,9 @@ class ClientBase(Generic[C]):
         channel_options: More gRPC channel arguments.
         channel: A channel of your own instead of all of the above that makes one.
         defaults: Options of every chat, such as `model`, `system`, `temperature`.
+
+    Attributes:
+        options: Those defaults; the caller's own, to be read and changed freely.
 
     Raises:
         ValueError: A token would travel unencrypted to another machine.
@@ -67,19 +69,33 @@ class ClientBase(Generic[C]):
             channel_options=channel_options,
         )
         self._channel = channel
-        self._defaults = defaults
+        self.options = defaults
 
     @property
     def target(self) -> str:
         """Where the server is."""
         return self._options.target
 
-    def request(self, query: str = "", /, **options: Unpack[ChatOptions]) -> pb.ChatRequest:
-        """Build the request that `chat` would send."""
-        return _request.build(query, {**self._defaults, **options})
+    def request(self, query: Query = "", /, **options: Unpack[ChatOptions]) -> pb.ChatRequest:
+        """Build the request that `chat` would send.
 
-    def _split(self, query: str, options: CallOptions) -> tuple[pb.ChatRequest, CallSettings]:
-        return _request.split(query, {**self._defaults, **options})
+        Raises:
+            TypeError: An option is not known; names every such one.
+            ValueError: A value does not fit; names every fault.
+            ImportError: It takes pydantic, which is not installed.
+
+        """
+        return _build.build(query, {**self.options, **options})
+
+    def _split(self, query: Query, options: CallOptions) -> tuple[pb.ChatRequest, CallSettings]:
+        return _build.split(query, {**self.options, **options})
+
+    def _count(
+        self, query: Query, options: CallOptions, **wanted: bool
+    ) -> tuple[pb.CountTokensRequest, dict[str, Any]]:
+        request, call = self._split(query, options)
+        arguments = self._call(call["timeout"], call["metadata"])
+        return pb.CountTokensRequest(request=request, **wanted), arguments
 
     def _call(
         self, timeout: float | None = None, metadata: Mapping[str, str] | None = None
@@ -88,29 +104,6 @@ class ClientBase(Generic[C]):
             "timeout": self._options.call_timeout(timeout),
             "metadata": self._options.call_metadata(metadata),
         }
-
-
-class StreamBase:
-    """An answer that comes in pieces."""
-
-    def __init__(self) -> None:
-        self._call: Any = None  # grpc's, once the block is entered
-        self._answer = Accumulator()
-
-    @property
-    def answer(self) -> Answer:
-        """The answer as far as it came; see `Answer.complete`."""
-        return Answer(self._answer.response)
-
-    @property
-    def id(self) -> str:
-        """The request's id; empty before the first chunk."""
-        return self._answer.id
-
-    def cancel(self) -> None:
-        """Stop the answer on the server; from any thread or task. Reading on raises `Cancelled`."""
-        if self._call is not None:
-            self._call.cancel()
 
 
 def less(call: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
-from typing import Self, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 from google.protobuf import json_format
 
 from talkwire._answer import Answer
-from talkwire._request import CallOptions, ChatOptions, MessageLike, messages
+from talkwire._fields import Faults
+from talkwire._messages import MessageLike, Query, messages, saying, user
+from talkwire._request import CallOptions, ChatOptions
+from talkwire._tools import Toolbox, forced
 from talkwire_proto.v1 import chat_pb2 as pb
 
 
@@ -20,18 +23,27 @@ class Transcript:
         options: Options of every turn, `system` among them (see `ChatOptions`).
         usage: Tokens of all turns so far.
 
+    Raises:
+        ValueError: A message is not one; names every fault.
+
     """
 
     def __init__(self, items: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]) -> None:
-        self.messages = messages(items)
+        faults = Faults()
+        with faults.at("messages"):
+            self.messages = messages(items, faults)
+        faults.check()
         self.options = options
         self.usage = pb.Usage()
 
-    def add(self, query: str, answer: Answer) -> None:
-        """Append a turn."""
+    def add(self, query: Query, answer: Answer) -> None:
+        """Append a turn; without the calls, which may be halves, of an answer that broke off."""
         if query:
-            self.messages.append(pb.Message(role=pb.ROLE_USER, text=query))
-        self.messages.append(answer.message)
+            self.messages.append(user(query, Faults()))
+        message = answer.message
+        if not answer.complete:
+            message = pb.Message(role=message.role, text=message.text, reasoning=message.reasoning)
+        self.messages.append(message)
         for field, value in answer.usage.ListFields():
             setattr(self.usage, field.name, getattr(self.usage, field.name) + value)
 
@@ -40,13 +52,25 @@ class Transcript:
             raise TypeError("a conversation sends its own messages: change .messages instead")
         return cast(CallOptions, {**self.options, **options, "messages": self.messages})
 
-    def undo(self) -> str | None:
+    def _equip(
+        self, options: CallOptions, defaults: ChatOptions, *, coroutines: bool
+    ) -> tuple[Toolbox, CallOptions, CallOptions]:
+        """Return the functions of a run, the options of its first turn, and of the later ones."""
+        every: CallOptions = {**defaults, **self.options, **options}
+        tools = Toolbox(every.get("tools") or (), coroutines=coroutines)
+        first: dict[str, Any] = {**options, "tools": tools.tools}
+        later = {**first, "continuation": None, "continue_final_message": None}
+        if forced(every.get("tool_choice")):
+            later["tool_choice"] = "auto"
+        return tools, cast(CallOptions, first), cast(CallOptions, later)
+
+    def undo(self) -> Query | None:
         """Take back the last turn; return what its user said, None if there was none."""
         for at in reversed(range(len(self.messages))):
             if self.messages[at].role in (pb.ROLE_USER, pb.ROLE_UNSPECIFIED):
-                text = self.messages[at].text
+                said = saying(self.messages[at])
                 del self.messages[at:]
-                return text
+                return said
         return None
 
     def clear(self) -> None:

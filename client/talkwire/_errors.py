@@ -19,6 +19,7 @@ Error:
 
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -222,6 +223,12 @@ def from_cancel(target: str, partial: Answer | None = None) -> Cancelled:
     """Make the exception of a call that this side cancelled."""
     text = "cancelled on this side"
     return Cancelled(text, code=Code.CANCELLED, target=target, partial=partial)
+
+
+def task_is_cancelled() -> bool:
+    """Tell a cancelled task from a cancelled call, which grpc.aio does not."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _details(trailers: Any) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""From Python arguments to a ChatRequest. Does no I/O; the server does the checking of values."""
+"""What a chat may say: the options of the clients' methods. Builds nothing; `_build.py` does."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias, TypedDict
 
+from talkwire._answer import Answer
+from talkwire._messages import MessageLike
+from talkwire._tools import ToolLike
 from talkwire_proto.v1 import chat_pb2 as pb
 
-MessageLike: TypeAlias = pb.Message | Mapping[str, Any]
-"""A message, or a mapping with `role` ("user", "assistant", ...), `text` (or `content`), `name`."""
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "max"]
+"""How much a model shall think before it answers; "none" where it can be told not to."""
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -32,6 +36,36 @@ class SamplingOptions(TypedDict, total=False):
     skip_special_tokens: bool
 
 
+class ReasoningOptions(TypedDict, total=False):
+    """Controls of a model that thinks.
+
+    Keys:
+        effort: How much it shall think.
+        max_tokens: Tokens of thought before it must answer.
+        exclude: Think, but do not send the thoughts.
+    """
+
+    effort: Effort
+    max_tokens: int
+    exclude: bool
+
+
+class IncludeOptions(TypedDict, total=False):
+    """What an answer shall carry besides text.
+
+    Keys:
+        logprobs: Log-probabilities of its tokens, and of this many alternatives to each.
+        prompt_logprobs: The same of the prompt.
+        token_ids: Ids of its tokens.
+        prompt_token_ids: Ids of the prompt's.
+    """
+
+    logprobs: int
+    prompt_logprobs: int
+    token_ids: bool
+    prompt_token_ids: bool
+
+
 class ChatOptions(SamplingOptions, total=False):
     """What a chat may say besides its query; what is left out is the server's to decide.
 
@@ -39,19 +73,51 @@ class ChatOptions(SamplingOptions, total=False):
         messages: The conversation so far, oldest first.
         system: System prompt; the empty string asks for none.
         model: A served model's or adapter's name.
+        tools: What the model may call. `run_tools` calls it; `chat` and `stream` only tell of it.
+        tool_choice: "auto", "none", "required", or the name of the one function to call.
+        parallel_tool_calls: Whether an answer may hold more than one call.
+        output: What the text shall be, and `Answer.parsed` will: a type that pydantic knows (its
+            own models, dataclasses, TypedDicts, `list[int]`, ...; needs `talkwire[pydantic]`),
+            `dict` for any JSON object, a JSON Schema (JSON text or what it says; its order of keys
+            is the answer's), or a `Regex`, `Choice`, `Grammar` or `StructuralTag`.
+        reasoning: How much to think, or all of the controls.
+        include: What the answer shall carry besides text.
         template: Variables of the model's chat template.
         continue_final_message: Go on with the last message, the assistant's.
+        documents: For templates that retrieve from documents.
+        truncate_prompt_tokens: Keep at most this many of the prompt's last tokens; -1: as many
+            as the context holds.
+        n: How many answers; see `Answer.alternatives`.
+        priority: Lower runs earlier, where the server schedules by priority.
         cache_salt: Share prefix-cache entries only with requests of the same salt.
         request_id: An id of the caller's own, 1 to 128 of [A-Za-z0-9._:-].
+        time_limit: Seconds after which the answer ends where it is, whole and well ("time_limit").
+        continuation: An answer that broke off, such as `Error.partial`, or the ids of its tokens:
+            go on from there. The new answer holds only the rest. Exact with token ids, which
+            `include={"token_ids": True}` brings.
+        engine_options: The engine's own, where the server's operator allows them.
     """
 
     messages: Iterable[MessageLike]
     system: str
     model: str
+    tools: Iterable[ToolLike]
+    tool_choice: str
+    parallel_tool_calls: bool
+    output: Any
+    reasoning: Effort | ReasoningOptions
+    include: IncludeOptions
     template: Mapping[str, Any]
     continue_final_message: bool
+    documents: Iterable[Mapping[str, Any]]
+    truncate_prompt_tokens: int
+    n: int
+    priority: int
     cache_salt: str
     request_id: str
+    time_limit: float | timedelta
+    continuation: Answer | pb.Continuation | Sequence[int]
+    engine_options: Mapping[str, Any]
 
 
 class CallOptions(ChatOptions, total=False):
@@ -67,69 +133,8 @@ class CallOptions(ChatOptions, total=False):
 
 
 class CallSettings(TypedDict):
-    """The part of `CallOptions` that is not in the request."""
+    """The part of `CallOptions` that is not in the request, or not all of it."""
 
     timeout: float | None
     metadata: Mapping[str, str] | None
-
-
-_SAMPLING = SamplingOptions.__optional_keys__
-_KNOWN = CallOptions.__optional_keys__
-_ROLES = {name.removeprefix("ROLE_").lower(): value for name, value in pb.Role.items()}
-
-
-def split(query: str, options: Mapping[str, Any]) -> tuple[pb.ChatRequest, CallSettings]:
-    """Build the request of `options`, and what of them concerns the call alone."""
-    call = CallSettings(timeout=options.get("timeout"), metadata=options.get("metadata"))
-    return build(query, options), call
-
-
-def build(query: str, options: Mapping[str, Any]) -> pb.ChatRequest:
-    """Build the request of `query` and `options`, whose keys are those of `ChatOptions`.
-
-    Raises:
-        TypeError: An option is not known; names every such one.
-        ValueError: A message is not one; names every fault.
-
-    """
-    if unknown := sorted(options.keys() - _KNOWN):
-        msg = f"unknown options: {', '.join(unknown)}"
-        raise TypeError(msg)
-    request = pb.ChatRequest(query=query, messages=messages(options.get("messages", ())))
-    for name in ("system", "model", "cache_salt", "request_id"):
-        if name in options:
-            setattr(request, name, options[name])
-    if sampling := {name: options[name] for name in _SAMPLING & options.keys()}:
-        if isinstance(stop := sampling.get("stop"), str):
-            sampling["stop"] = [stop]
-        request.sampling.CopyFrom(pb.Sampling(**sampling))
-    if "template" in options:
-        request.template.kwargs.update(options["template"])
-    if options.get("continue_final_message"):
-        request.template.continue_final_message = True
-    return request
-
-
-def messages(items: Iterable[MessageLike]) -> list[pb.Message]:
-    """Make messages of what stands for them."""
-    made, faults = [], []
-    for i, item in enumerate(items):
-        try:
-            made.append(item if isinstance(item, pb.Message) else _message(item))
-        except ValueError as error:
-            faults.append(f"messages[{i}]: {error}")
-    if faults:
-        raise ValueError("; ".join(faults))
-    return made
-
-
-def _message(item: Mapping[str, Any]) -> pb.Message:
-    role, text = item.get("role", "user"), item.get("text", item.get("content", ""))
-    faults = [f"unknown key {key!r}" for key in item.keys() - {"role", "text", "content", "name"}]
-    if role not in _ROLES:
-        faults.append(f"unknown role {role!r}")
-    if not isinstance(text, str):
-        faults.append(f"text must be a string, not {type(text).__name__}")
-    if faults:
-        raise ValueError(", ".join(sorted(faults)))
-    return pb.Message(role=_ROLES[role], text=text, name=item.get("name", ""))
+    output: Any

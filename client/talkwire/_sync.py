@@ -4,18 +4,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from time import monotonic, sleep
-from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message
 
-from talkwire._answer import Answer, Chunk
-from talkwire._base import ClientBase, StreamBase, less
+from talkwire._answer import Answer
+from talkwire._base import ClientBase, less
 from talkwire._conversation import Transcript
-from talkwire._errors import OUTSIDE_WITH, ConnectError, Error, from_rpc, no_connection
+from talkwire._errors import ConnectError, Error, from_rpc, no_connection
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
-from talkwire._request import CallOptions, ChatOptions, MessageLike
+from talkwire._messages import MessageLike, Query
+from talkwire._output import reader
+from talkwire._request import CallOptions, ChatOptions
+from talkwire._stream import Stream
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
@@ -31,12 +33,12 @@ class Client(ClientBase[grpc.Channel]):
 
     _connected = False
 
-    def chat(self, query: str = "", /, **options: Unpack[CallOptions]) -> Answer:
+    def chat(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
         request, call = self._split(query, options)
         return self.send(request, **call)
 
-    def stream(self, query: str = "", /, **options: Unpack[CallOptions]) -> "Stream":
+    def stream(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Stream:
         """Ask, and get the answer piece by piece: `with client.stream("...") as stream:`."""
         request, call = self._split(query, options)
         return self.send_stream(request, **call)
@@ -47,9 +49,14 @@ class Client(ClientBase[grpc.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        output: Any = None,
     ) -> Answer:
-        """Send a request of your own making, and wait for the whole answer. Raises `Error`."""
-        return Answer(self._ask(self.stub.Chat, request, self._call(timeout, metadata)))
+        """Send a request of your own making, and wait for the whole answer.
+
+        `output` is the type that `Answer.parsed` shall be of. Raises `Error`.
+        """
+        read = reader(output, request).whole
+        return Answer(self._ask(self.stub.Chat, request, self._call(timeout, metadata)), read)
 
     def send_stream(
         self,
@@ -57,19 +64,56 @@ class Client(ClientBase[grpc.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> "Stream":
-        """Send a request of your own making, and get the answer piece by piece."""
+        output: Any = None,
+    ) -> Stream:
+        """Send a request of your own making, and get the answer piece by piece.
+
+        `output` is the type that `Answer.parsed` shall be of.
+        """
 
         def start() -> Any:
             return self.stub.ChatStream(request, **self._connect(self._call(timeout, metadata)))
 
-        return Stream(start, self._error)
+        return Stream(self, start, reader(output, request))
+
+    def run_tools(
+        self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
+    ) -> Answer:
+        """Ask, run the functions that the answer calls, and go on; see `Conversation`'s."""
+        messages = options.pop("messages", ())
+        return Conversation(self, messages).run_tools(query, limit=limit, **options)
 
     def conversation(
         self, messages: Iterable[MessageLike] = (), /, **options: Unpack[ChatOptions]
     ) -> "Conversation":
         """Begin a conversation, or go on with one."""
         return Conversation(self, messages, **options)
+
+    def count_tokens(
+        self,
+        query: Query = "",
+        /,
+        *,
+        include_prompt: bool = False,
+        include_token_ids: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> pb.CountTokensResponse:
+        """Count the tokens of a prompt; on demand show it, as the model would see it.
+
+        Nothing is generated. Raises `Error`.
+        """
+        request, call = self._count(
+            query, options, include_prompt=include_prompt, include_token_ids=include_token_ids
+        )
+        return self._ask(self.stub.CountTokens, request, call)
+
+    def abort(self, request_id: str) -> bool:
+        """End an answer where it is, from anywhere; its reader gets it with "aborted" and usage.
+
+        Return whether the server had it running. Raises `Error`.
+        """
+        request = pb.AbortRequest(id=request_id)
+        return self._ask(self.stub.Abort, request, self._call()).found
 
     def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
@@ -160,58 +204,6 @@ class Client(ClientBase[grpc.Channel]):
         return made
 
 
-class Stream(StreamBase, Iterator[Chunk]):
-    """An answer as it is generated.
-
-    The call starts where the `with` block is entered. Wherever and however the block is left
-    before the end, the call is cancelled on the server.
-
-        with client.stream("Tell me a story.") as stream:
-            for chunk in stream:
-                print(chunk, end="", flush=True)
-    """
-
-    def __init__(
-        self,
-        start: Callable[[], Any],
-        error: Callable[[grpc.RpcError, Answer], Error],
-    ) -> None:
-        super().__init__()
-        self._start = start
-        self._error = error
-
-    def wait(self) -> Answer:
-        """Read to the end; return the whole answer."""
-        for _ in self:
-            pass
-        return self.answer
-
-    def __enter__(self) -> Self:
-        self._call = self._start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.cancel()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Chunk:
-        if self._call is None:
-            raise RuntimeError(OUTSIDE_WITH.format("with"))
-        try:
-            delta = next(self._call)
-        except grpc.RpcError as error:
-            raise self._error(error, self.answer) from error
-        self._answer.add(delta)
-        return Chunk(delta)
-
-
 class Conversation(Transcript):
     """A conversation with a client: each turn sends the history and is added to it."""
 
@@ -221,20 +213,54 @@ class Conversation(Transcript):
         super().__init__(items, **options)
         self._client = client
 
-    def send(self, query: str, **options: Unpack[CallOptions]) -> Answer:
+    def send(self, query: Query, **options: Unpack[CallOptions]) -> Answer:
         """Say something, and wait for the whole answer. A failed turn changes nothing."""
         answer = self._client.chat(query, **self._turn(options))
         self.add(query, answer)
         return answer
 
     @contextmanager
-    def stream(self, query: str, **options: Unpack[CallOptions]) -> Iterator[Stream]:
+    def stream(
+        self, query: Query, *, keep_partial: bool = False, **options: Unpack[CallOptions]
+    ) -> Iterator[Stream]:
         """Say something, and get the answer piece by piece.
 
-        The turn is added when the answer has come to its end; one that is left early is not
-        (`add` it, if it shall be kept).
+        The turn is added when the answer has come to its end. One that is left early is added
+        with `keep_partial`, if it has any text by then.
         """
         with self._client.stream(query, **self._turn(options)) as stream:
-            yield stream
-        if (answer := stream.answer).complete:
-            self.add(query, answer)
+            try:
+                yield stream
+            finally:
+                answer = stream.answer
+                if answer.complete or (keep_partial and answer.text):
+                    self.add(query, answer)
+
+    def run_tools(
+        self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
+    ) -> Answer:
+        """Say something, run the functions that the answer calls, and go on until one calls none.
+
+        `tools` are functions (needs `talkwire[pydantic]`), called in order with what the model
+        gives them, as their annotations understand it. What they return goes back to the model: a
+        string as it is, all else as JSON; so does the text of what they raise, and of calls that
+        cannot be made. A `tool_choice` that forces a call forces the first answer alone.
+
+        After `limit` rounds of calls the last answer is returned as it is ("tool_calls"). The
+        history holds all that happened; after an `Error`, too, and `run_tools` goes on from there.
+
+        Raises:
+            Error: A turn failed.
+            TypeError: There are no tools.
+            ValueError: A tool is no function that can be called here, or as `request` does.
+
+        """
+        tools, first, later = self._equip(options, self._client.options, coroutines=False)
+        answer = self.send(query, **first)
+        for _ in range(limit):
+            if answer.finish_reason != "tool_calls":
+                break
+            for call in answer.tool_calls:
+                self.messages.append(tools.run(call))
+            answer = self.send("", **later)
+        return answer

@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from talkwire import TLS, AsyncClient, Client, Retry
+from talkwire._build import build
 from talkwire._options import Options, resolve
-from talkwire._request import build
 from talkwire_proto.v1 import chat_pb2 as pb
 
 
@@ -64,8 +64,8 @@ def test_bad_messages_are_all_named() -> None:
         build("", {"messages": [{"role": "bot", "txt": 1}, {"text": "ok"}, {"text": 5}]})
 
     assert str(caught.value) == (
-        "messages[0]: unknown key 'txt', unknown role 'bot'; "
-        "messages[2]: text must be a string, not int"
+        "messages[0].role: unknown role 'bot'; messages[0].txt: unknown; "
+        "messages[2].text: must be a string, not int"
     )
 
 

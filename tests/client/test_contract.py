@@ -135,11 +135,11 @@ async def test_a_failing_stream_raises_where_it_is_read(client: Any) -> None:
 
 async def test_a_running_request_id_is_taken(slow_client: Any) -> None:
     """REQUEST_ID_IN_USE while the call runs; free again afterwards."""
-    async with slow_client.stream("a b c", request_id="mine") as stream:
+    async with slow_client.stream("word " * 500, request_id="mine") as stream:
         await anext(aiter(stream))
         with pytest.raises(talkwire.RequestIdInUse):
             await slow_client.chat("x", request_id="mine")
-        assert (await stream.wait()).id == "mine"
+        assert (await stream.stop()).id == "mine"
 
     assert (await slow_client.chat("x", request_id="mine")).id == "mine"
 

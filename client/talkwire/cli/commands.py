@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from talkwire._messages import Query
 from talkwire.cli import sampling, snippet
 from talkwire.cli.nearest import nearest
 from talkwire.cli.talk import Talk
@@ -14,7 +15,7 @@ from talkwire.cli.talk import Talk
 class Ask:
     """A command's wish: ask this."""
 
-    query: str
+    query: Query
 
 
 Outcome: TypeAlias = str | Ask
@@ -90,14 +91,15 @@ def _clear(talk: Talk, _: str) -> str:
 
 
 def _undo(talk: Talk, _: str) -> str:
-    return f"took back: {_last(talk)}"
+    query = _last(talk)
+    return f"took back: {query if isinstance(query, str) else f'a message of {len(query)} parts'}"
 
 
 def _retry(talk: Talk, _: str) -> Ask:
     return Ask(_last(talk))
 
 
-def _last(talk: Talk) -> str:
+def _last(talk: Talk) -> Query:
     if (query := talk.take_back()) is None:
         msg = "nothing was asked yet"
         raise ValueError(msg)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from talkwire._answer import Answer
+from talkwire._messages import Query
 from talkwire._options import Options
 from talkwire._request import ChatOptions
 from talkwire._sync import Client
@@ -26,7 +27,7 @@ class Talk:
         self.client = client
         self.conversation = client.conversation(**options)
         self.request: pb.ChatRequest | None = None
-        self._unanswered: str | None = None
+        self._unanswered: Query | None = None
 
     @property
     def server(self) -> Options:
@@ -38,7 +39,7 @@ class Talk:
         """The options of every turn."""
         return self.conversation.options
 
-    def ask(self, query: str, show: Callable[[str], None]) -> Answer:
+    def ask(self, query: Query, show: Callable[[str], None]) -> Answer:
         """Show the answer as it is generated; return it, incomplete if Ctrl-C stopped it.
 
         What was said until then stays in the history. Of a question that got no answer at all,
@@ -58,7 +59,7 @@ class Talk:
             self._unanswered = None
         return answer
 
-    def take_back(self) -> str | None:
+    def take_back(self) -> Query | None:
         """Take the last question back, with its answer if it got one; return it."""
         if (query := self._unanswered) is None:
             return self.conversation.undo()

@@ -1,0 +1,123 @@
+"""From a query and options to a ChatRequest. Does no I/O, and leaves ranges to the server."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from talkwire._answer import Answer
+from talkwire._fields import Faults, put, put_each, put_json
+from talkwire._messages import Query, messages, user
+from talkwire._output import output_format
+from talkwire._request import CallOptions, CallSettings, SamplingOptions
+from talkwire._tools import choice, tools
+from talkwire_proto.v1 import chat_pb2 as pb
+
+_KNOWN = CallOptions.__optional_keys__
+_SAMPLING = SamplingOptions.__optional_keys__
+_EFFORTS = {
+    name.removeprefix("EFFORT_").lower(): value
+    for name, value in pb.Reasoning.Effort.items()
+    if value
+}
+
+
+def split(query: Query, options: Mapping[str, Any]) -> tuple[pb.ChatRequest, CallSettings]:
+    """Build the request of `options`, and what of them concerns the call."""
+    call = CallSettings(
+        timeout=options.get("timeout"),
+        metadata=options.get("metadata"),
+        output=options.get("output"),
+    )
+    return build(query, options), call
+
+
+def build(query: Query, options: Mapping[str, Any]) -> pb.ChatRequest:
+    """Build the request of `query` and `options`, whose keys are those of `ChatOptions`.
+
+    An option that is None is left out, as protobuf does it.
+
+    Raises:
+        TypeError: An option is not known; names every such one.
+        ValueError: A value does not fit; names every fault.
+        ImportError: A function or type stands for its schema, and pydantic is not installed.
+
+    """
+    if unknown := sorted(options.keys() - _KNOWN):
+        msg = f"unknown options: {', '.join(unknown)}"
+        raise TypeError(msg)
+    request, faults = pb.ChatRequest(), Faults()
+    for name, value in options.items():
+        if value is not None:
+            with faults.at(name):
+                _place(request, name, value, faults)
+    with faults.at("query"):
+        if isinstance(query, str):
+            request.query = query
+        else:
+            request.messages.append(user(query, faults))
+    faults.check()
+    return request
+
+
+def _place(request: pb.ChatRequest, name: str, value: Any, faults: Faults) -> None:
+    """Put the value of an option where the contract has its place."""
+    match name:
+        case "timeout" | "metadata":
+            pass  # the call's
+        case "stop" if isinstance(value, str):
+            request.sampling.stop.append(value)
+        case _ if name in _SAMPLING:
+            put(request.sampling, name, value)
+        case "messages":
+            request.messages.extend(messages(value, faults))
+        case "tools":
+            request.tools.extend(tools(value, faults))
+        case "tool_choice":
+            request.tool_choice.CopyFrom(choice(value))
+        case "output":
+            request.output_format.CopyFrom(output_format(value))
+        case "reasoning":
+            _reasoning(request.reasoning, value, faults)
+        case "include":
+            put_each(request.include, value, faults)
+        case "template":
+            put_json(request.template.kwargs, value)
+        case "continue_final_message" | "truncate_prompt_tokens":
+            put(request.template, name, value)
+        case "documents":
+            for i, document in enumerate(value):
+                with faults.at(f"[{i}]"):
+                    put_json(request.template.documents.add(), document)
+        case "time_limit":
+            limit = value if isinstance(value, timedelta) else timedelta(seconds=value)
+            request.time_limit.FromTimedelta(limit)
+        case "continuation":
+            _continue(request.continuation, value)
+        case "engine_options":
+            put_json(request.engine_options, value)
+        case _:
+            put(request, name, value)
+
+
+def _reasoning(reasoning: pb.Reasoning, value: Any, faults: Faults) -> None:
+    controls = dict(value) if isinstance(value, Mapping) else {"effort": value}
+    if "effort" in controls:
+        effort = controls["effort"]
+        if effort not in _EFFORTS:
+            msg = f"unknown effort {effort!r}, must be one of {', '.join(_EFFORTS)}"
+            raise ValueError(msg)
+        controls["effort"] = _EFFORTS[effort]
+    put_each(reasoning, controls, faults)
+
+
+def _continue(continuation: pb.Continuation, value: Any) -> None:
+    if isinstance(value, pb.Continuation):
+        continuation.CopyFrom(value)
+    elif not isinstance(value, Answer):
+        put(continuation, "token_ids", value)
+    elif value.token_ids:
+        continuation.token_ids.extend(value.token_ids)
+    elif value.reasoning or value.tool_calls:
+        raise ValueError('thoughts and calls go on by token ids: ask with include={"token_ids": 1}')
+    elif value.text:  # else nothing came: it begins anew
+        continuation.text = value.text

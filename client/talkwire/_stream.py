@@ -1,0 +1,189 @@
+"""An answer that comes in pieces, blocking and with asyncio. Starts no call but its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from talkwire._accumulator import Accumulator
+from talkwire._answer import Answer, Chunk
+from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, task_is_cancelled
+from talkwire._output import Reader
+
+if TYPE_CHECKING:
+    from talkwire._async import AsyncClient
+    from talkwire._sync import Client
+
+
+class StreamBase:
+    """An answer that comes in pieces.
+
+    Attributes:
+        id: The request's id, known from where the block is entered on; empty if it was refused.
+
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.id = ""
+        self._call: Any = None  # grpc's, once the block is entered
+        self._reader = reader
+        self._answer = Accumulator()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer as far as it came; see `Answer.complete`."""
+        return Answer(self._answer.response, self._reader.whole)
+
+    @property
+    def parsed_so_far(self) -> Any:
+        """What can be read of the JSON that `output` asked for, as far as it came, as plain values.
+
+        None where nothing can be read; where `output` asked for no JSON, the text.
+
+        Raises:
+            ImportError: pydantic is not installed.
+
+        """
+        return self._reader.partial(self._answer.text)
+
+    def cancel(self) -> None:
+        """Stop the answer on the server; from any thread or task. Reading on raises `Cancelled`."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def _admitted(self, metadata: Any) -> None:
+        self.id = dict(metadata).get("x-request-id", "")
+
+
+class Stream(StreamBase, Iterator[Chunk]):
+    """An answer as it is generated.
+
+    The call starts where the `with` block is entered. Wherever and however the block is left
+    before the end, the call is cancelled on the server.
+
+        with client.stream("Tell me a story.") as stream:
+            for chunk in stream:
+                print(chunk, end="", flush=True)
+    """
+
+    def __init__(self, client: "Client", start: Callable[[], Any], reader: Reader) -> None:
+        super().__init__(reader)
+        self._client = client
+        self._start = start
+
+    def wait(self) -> Answer:
+        """Read to the end; return the whole answer."""
+        for _ in self:
+            pass
+        return self.answer
+
+    def stop(self) -> Answer:
+        """Have the server end the answer where it is; return it, "aborted", with its usage.
+
+        For whoever reads the stream; others call `client.abort(stream.id)`.
+        """
+        if self.id:
+            self._client.abort(self.id)
+        return self.wait()
+
+    def __enter__(self) -> Self:
+        self._call = self._start()
+        try:
+            self._admitted(self._call.initial_metadata())
+        except BaseException:
+            self.cancel()  # no block is entered that would do it
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        if self._call is None:
+            raise RuntimeError(OUTSIDE_WITH.format("with"))
+        try:
+            delta = next(self._call)
+        except grpc.RpcError as error:
+            raise self._client._error(error, self.answer) from error
+        self._answer.add(delta)
+        return Chunk(delta)
+
+
+class AsyncStream(StreamBase, AsyncIterator[Chunk]):
+    """An answer as it is generated.
+
+    The call starts where the `async with` block is entered. Wherever and however the block is left
+    before the end, the call is cancelled on the server.
+
+        async with client.stream("Tell me a story.") as stream:
+            async for chunk in stream:
+                print(chunk, end="", flush=True)
+    """
+
+    def __init__(
+        self, client: "AsyncClient", start: Callable[[], Awaitable[Any]], reader: Reader
+    ) -> None:
+        super().__init__(reader)
+        self._client = client
+        self._start = start
+
+    async def wait(self) -> Answer:
+        """Read to the end; return the whole answer."""
+        async for _ in self:
+            pass
+        return self.answer
+
+    async def stop(self) -> Answer:
+        """Have the server end the answer where it is; return it, "aborted", with its usage.
+
+        For whoever reads the stream; others `await client.abort(stream.id)`.
+        """
+        if self.id:
+            await self._client.abort(self.id)
+        return await self.wait()
+
+    async def __aenter__(self) -> Self:
+        self._call = await self._start()
+        try:
+            self._admitted(await self._call.initial_metadata())
+        except BaseException:
+            self.cancel()  # no block is entered that would do it
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._call is None:
+            raise RuntimeError(OUTSIDE_WITH.format("async with"))
+        try:
+            delta = await self._call.read()
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._client.target, self.answer) from error
+        except asyncio.CancelledError:
+            if task_is_cancelled():
+                raise
+            raise from_cancel(self._client.target, self.answer) from None
+        if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
+            raise StopAsyncIteration
+        self._answer.add(delta)
+        return Chunk(delta)

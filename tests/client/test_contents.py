@@ -1,0 +1,211 @@
+"""What answers carry besides text, and how they end before their end, as both clients see it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import talkwire
+from support import RunningServer, calling, make
+from talkwire import Accumulator
+from talkwire_proto.v1 import chat_pb2 as pb
+
+EVERYTHING = {"logprobs": 0, "prompt_logprobs": 0, "token_ids": True, "prompt_token_ids": True}
+
+
+async def test_thoughts_come_apart_from_the_text(client: Any) -> None:
+    """`reasoning` is one word, or all the controls; tokens of thought are counted."""
+    answer = await client.chat("a b", reasoning="low")
+    async with client.stream("a b", reasoning={"effort": "max", "max_tokens": 1}) as stream:
+        thoughts = [chunk.reasoning async for chunk in stream]
+
+    assert (answer.reasoning, answer.text, answer.usage.reasoning_tokens) == ("a b", "a b", 2)
+    assert (thoughts[0], stream.answer.reasoning, stream.answer.text) == ("a", "a", "a b")
+    hidden = await client.chat("a b", reasoning={"effort": "low", "exclude": True})
+    assert (hidden.reasoning, hidden.text, hidden.usage.reasoning_tokens) == ("", "a b", 2)
+    assert (await client.chat("a", reasoning="none")).reasoning == ""
+
+
+async def test_log_probabilities_and_ids_come_where_they_are_asked_for(client: Any) -> None:
+    """Of the answer with each chunk, of the prompt with the first; none without being asked."""
+    async with client.stream("a b", include=EVERYTHING, system="") as stream:
+        chunks = [chunk async for chunk in stream]
+    answer, whole = stream.answer, await client.chat("a b", include=EVERYTHING, system="")
+
+    assert [chunk.token_ids for chunk in chunks] == [[0], [1], []]
+    assert [[one.token for one in chunk.logprobs] for chunk in chunks] == [["a"], [" b"], []]
+    for one in (answer, whole):
+        assert (one.token_ids, one.prompt_token_ids) == ([0, 1], [0, 1])
+        assert [token.token for token in one.logprobs] == ["a", " b"]
+        assert [token.token for token in one.prompt_logprobs] == ["user: a", " b"]
+        assert not one.prompt_logprobs[0].HasField("logprob")
+    bare = await client.chat("a b")
+    assert [bare.token_ids, bare.logprobs, bare.prompt_token_ids, bare.prompt_logprobs] == [[]] * 4
+
+
+async def test_several_answers(client: Any) -> None:
+    """`alternatives` are answers of their own; chunks say to which one they belong."""
+    async with client.stream("a b", n=3, max_tokens=1, include={"token_ids": True}) as stream:
+        indices = [chunk.index async for chunk in stream]
+    answer = await client.chat("a b", n=3, max_tokens=1)
+
+    assert indices == [0, 1, 2] * 2
+    assert len(answer.alternatives) == len(stream.answer.alternatives) == 2
+    for other in stream.answer.alternatives:
+        assert (other.text, other.finish_reason, other.token_ids) == ("a", "length", [0])
+        assert (other.id, other.model, other.usage) == (stream.id, "echo", stream.answer.usage)
+        assert other.complete
+        assert other.alternatives == []
+    assert answer.usage.completion_tokens == 3
+
+
+async def test_a_stream_has_its_id_before_the_first_chunk(client: Any, slow_client: Any) -> None:
+    """It comes with the admission; a call that is refused has none."""
+    async with slow_client.stream("a b", request_id="first") as stream:
+        assert stream.id == "first"
+        assert stream.answer.id == ""
+    async with client.stream("a", model="gpt") as refused:
+        assert refused.id == ""
+        with pytest.raises(talkwire.ModelNotFound):
+            await refused.stop()
+
+
+async def test_stop_keeps_the_answer(slow_client: Any, slow_echo: RunningServer) -> None:
+    """The answer so far, complete with usage; nothing runs on."""
+    async with slow_client.stream("word " * 500) as stream:
+        await anext(aiter(stream))
+        answer = await stream.stop()
+
+    assert (answer.finish_reason, answer.complete) == ("aborted", True)
+    assert 1 <= answer.usage.completion_tokens < 500
+    assert len(answer.text.split()) == answer.usage.completion_tokens
+    assert slow_echo.engine.unfinished == 0
+
+
+async def test_an_answer_is_aborted_from_anywhere(slow_client: Any) -> None:
+    """By its id; the reader gets what there is. What does not run is not found."""
+    async with slow_client.stream("word " * 500, request_id="elsewhere") as stream:
+        await anext(aiter(stream))
+        assert await slow_client.call("abort", "elsewhere")
+        assert (await stream.wait()).finish_reason == "aborted"
+
+    assert not await slow_client.call("abort", "elsewhere")
+    with pytest.raises(talkwire.InvalidRequest):
+        await slow_client.call("abort", "")
+
+
+async def test_a_time_limit_ends_an_answer_well(slow_client: Any) -> None:
+    """After that many seconds the answer is whole, though not at its end."""
+    answer = await slow_client.chat("word " * 500, time_limit=0.2)
+
+    assert (answer.finish_reason, answer.complete) == ("time_limit", True)
+    assert 0 < answer.usage.completion_tokens < 500
+
+
+async def test_tokens_are_counted_without_an_answer(client: Any) -> None:
+    """As many as the answer's usage says; on demand with the prompt and its ids."""
+    count = await client.call("count_tokens", "a b", system="s")
+    shown = await client.call(
+        "count_tokens", ["a b"], system="s", include_prompt=True, include_token_ids=True
+    )
+
+    assert count == pb.CountTokensResponse(prompt_tokens=3, max_context_tokens=8192)
+    assert (shown.prompt, list(shown.token_ids)) == ("system: s\nuser: a b", [0, 1, 2])
+    assert (await client.chat("a b", system="s")).usage.prompt_tokens == 3
+    with pytest.raises(talkwire.InvalidRequest):
+        await client.call("count_tokens", "a", temperature=-1)
+
+
+@pytest.mark.parametrize("include", [EVERYTHING, {"token_ids": True}, {}])
+async def test_a_broken_answer_goes_on(slow_client: Any, client: Any, include: Any) -> None:
+    """The partial answer and its continuation amount to the unbroken one, field by field."""
+    options = {"include": include, "system": "", "request_id": "same"}
+    query, folded = "a b c d e", Accumulator()
+    async with slow_client.stream(query, **options) as stream:
+        async for chunk in stream:
+            folded.add(chunk.proto)
+            if stream.answer.text == "a b":
+                stream.cancel()
+                break
+    later = {**include, "prompt_logprobs": None}
+    rest = slow_client.stream(query, **{**options, "include": later}, continuation=stream.answer)
+    async with rest as stream:
+        async for chunk in stream:
+            folded.add(chunk.proto)
+    unbroken = (await client.chat(query, **options)).proto
+    for whole in (folded.response, unbroken):
+        whole.ClearField("timing")
+
+    assert stream.answer.text == " c d e"
+    assert folded.response.usage == unbroken.usage
+    unbroken.timing.CopyFrom(folded.response.timing)
+    assert folded.response == unbroken
+
+
+async def test_an_error_leaves_what_a_continuation_needs(slow_client: Any) -> None:
+    """`error.partial` goes on where the stream broke."""
+    options: dict[str, Any] = {"include": {"token_ids": True}}
+    async with slow_client.stream("a b c d e", timeout=0.07, **options) as stream:
+        with pytest.raises(talkwire.Timeout) as caught:
+            await stream.wait()
+    assert caught.value.partial
+    rest = await slow_client.chat("a b c d e", continuation=caught.value.partial, **options)
+
+    assert caught.value.partial.text + rest.text == "a b c d e"
+
+
+async def test_a_continued_call_folds_to_the_whole_one(client: Any) -> None:
+    """Also where it broke within thoughts or the arguments of a call."""
+    options: dict[str, Any] = {
+        "tools": [{"name": "f"}],
+        "reasoning": "low",
+        "include": {"token_ids": True},
+    }
+    query = 'f({"a": [1, 2], "b": 3})'
+    whole = await client.chat(query, **options)
+    for at in range(1, len(whole.token_ids)):
+        rest = await client.chat(query, continuation=whole.token_ids[:at], **options)
+        assert rest.token_ids == whole.token_ids[at:]
+        assert whole.reasoning.endswith(rest.reasoning)
+    folded, deltas = Accumulator(), []
+    async with client.stream(query, **options) as stream:
+        deltas = [chunk.proto async for chunk in stream]
+    for delta in (*deltas[:7], make(pb.ChatStreamResponse, id="other", model="echo"), *deltas[7:]):
+        folded.add(delta)
+    assert folded.response.message == stream.answer.message
+
+
+async def test_defaults_of_a_client_are_its_callers(kind: str, echo: RunningServer) -> None:
+    """`options` are read and changed freely."""
+    async with calling(kind, echo.target, max_tokens=1) as caller:
+        assert caller.client.options == {"max_tokens": 1}
+        caller.client.options["max_tokens"] = 2
+        assert (await caller.chat("a b c")).text == "a b"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_a_turn_left_early_is_kept_on_demand(slow_client: Any, kind: str, keep: bool) -> None:
+    """`keep_partial` adds what was said until then; calls that may be halves are left out."""
+    conversation = slow_client.client.conversation()
+
+    async def leave() -> None:
+        if kind == "async":
+            async with conversation.stream("a b c", keep_partial=keep) as stream:
+                async for _ in stream:
+                    break
+        else:
+            await asyncio.to_thread(leave_sync)
+
+    def leave_sync() -> None:
+        with conversation.stream("a b c", keep_partial=keep) as stream:
+            for _ in stream:
+                break
+
+    await leave()
+    assert [m.text for m in conversation.messages] == (["a b c", "a"] if keep else [])
+    partial = make(
+        pb.ChatResponse, message={"text": "t", "tool_calls": [{"id": "c", "arguments": "{"}]}
+    )
+    conversation.add("q", talkwire.Answer(partial))
+    assert conversation.messages[-1] == pb.Message(text="t")
+    assert partial.message.tool_calls
