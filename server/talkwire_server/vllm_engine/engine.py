@@ -186,8 +186,6 @@ class VllmEngine:
                 return
             async with self._generate(call, job) as outputs:
                 async for output in outputs:
-                    if job.continued:
-                        job.continued.rewrite(output)
                     for delta in deltas.take(output):
                         yield delta
                     if output.finished:  # maybe at a stop word that vLLM was not told of

@@ -1,6 +1,6 @@
 """From vLLM's outputs to the deltas of an answer. Knows no prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -21,34 +21,53 @@ _FINISH = {
 
 
 class Deltas:
-    """Makes the deltas of one call. Text alone, what most want, takes the short way."""
+    """Makes the deltas of one call. One answer that is only text takes the short way."""
 
     def __init__(self, call: Call, job: Job, vocabulary: Vocabulary) -> None:
         self._call = call
         self._job = job
         self._vocabulary = vocabulary
         self._include = call.request.include
-        self._plain = not (job.readings or call.request.HasField("include"))
-        self._pending: dict[int, Delta] = {}
+        plain = not (
+            job.readings or job.continued or call.request.HasField("include") or call.request.n > 1
+        )
+        self.take: Callable[[RequestOutput], Sequence[Delta]] = self._text if plain else self._all
+        """Makes what can be sent of an output: a delta for each of the n answers in it.
+
+        What has nothing to say yet (half a character, what may be a stop word) waits.
+        """
         self._first: Delta | None = call.first_delta()
+        self._pending: dict[int, Delta] = {}
         self._tokens = len(job.continued.token_ids) if job.continued else 0
 
-    def take(self, output: RequestOutput) -> Sequence[Delta]:
-        """Make what can be sent of an output: a delta for each of the n answers in it."""
+    def _text(self, output: RequestOutput) -> Sequence[Delta]:
+        (part,) = output.outputs
+        text = part.text
+        self._tokens += len(part.token_ids)
+        if not text and not output.finished:
+            return ()
+        delta = self._first or Delta()
+        self._first = None
+        delta.text = text
+        if output.finished:
+            self._finish(delta, part)
+            self._close(delta, output)
+        return (delta,)
+
+    def _all(self, output: RequestOutput) -> Sequence[Delta]:
         made = []
-        if self._first and not self._plain:
+        if self._job.continued:
+            self._job.continued.rewrite(output)
+        if self._first:
             self._head(self._first, output)
         for part in output.outputs:
             delta = self._pending.pop(part.index, None) or self._opened(part.index)
-            if self._plain:
-                delta.text += part.text
-            else:
-                self._read(delta, part)
+            self._read(delta, part)
             self._tokens += len(part.token_ids)
             if part.finish_reason is not None:
                 self._finish(delta, part)
-            elif not (delta.text or (not self._plain and _says(delta))):
-                self._pending[part.index] = delta  # half a character, or what may be a stop word
+            elif not (delta.text or delta.reasoning or delta.tool_calls or delta.token_ids):
+                self._pending[part.index] = delta
                 continue
             made.append(delta)
         if output.finished:
@@ -57,11 +76,15 @@ class Deltas:
 
     def over(self, finish_reason: str, stop_reason: str | int | None, text: str) -> Delta:
         """Make the only delta of an answer of which nothing is left to generate."""
+        delta = self._opened(0)
         part = CompletionOutput(
             0, text, [], None, None, finish_reason=finish_reason, stop_reason=stop_reason
         )
-        output = RequestOutput("", None, self._job.prompt_token_ids, None, [part], finished=True)
-        return self.take(output)[0]
+        self._read(delta, part)
+        self._finish(delta, part)
+        ids = self._job.prompt_token_ids
+        self._close(delta, RequestOutput("", None, ids, None, [part], finished=True))
+        return delta
 
     def _opened(self, index: int) -> Delta:
         delta, self._first = self._first, None
@@ -134,7 +157,3 @@ class Deltas:
         queue = times.scheduled_ts - times.queued_ts if times else 0.0
         first = times.first_token_latency if times else 0.0
         delta.timing.CopyFrom(self._call.timing(queue, first))
-
-
-def _says(delta: Delta) -> bool:
-    return bool(delta.reasoning or delta.tool_calls or delta.token_ids or delta.logprobs)

@@ -114,7 +114,7 @@ class Prompts:
             request = Request(**self._request(call, asked))
             try:
                 rendered = await self._renderer.render_chat(request)
-            except ValueError:
+            except (ValueError, SyntaxError):  # PIL's word for a broken PNG
                 if faults := await self._media.explain(asked):
                     raise MediaUnreadable(faults) from None
                 raise
