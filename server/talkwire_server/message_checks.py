@@ -53,10 +53,11 @@ def _medium(medium: pb.Media, path: str) -> Iterator[Violation]:
         yield Violation(f"{path}.{source}", "must not be empty", "REQUIRED")
     if source == "cache_id" and medium.cache_key:
         yield Violation(f"{path}.cache_key", "must not be set beside cache_id")
-    for name, rule in (("cache_id", ID), ("cache_key", ID), ("mime_type", _MIME_TYPE)):
-        value = getattr(medium, name)
-        if value and not rule.fullmatch(value):
-            yield Violation(f"{path}.{name}", f"must match {rule.pattern}", "MALFORMED")
+    for name in ("cache_id", "cache_key"):
+        if (value := getattr(medium, name)) and not ID.fullmatch(value):
+            yield Violation(f"{path}.{name}", f"must match {ID.pattern}", "MALFORMED")
+    if medium.mime_type and not _MIME_TYPE.fullmatch(medium.mime_type):
+        yield Violation(f"{path}.mime_type", "must be a type/subtype alone", "MALFORMED")
 
 
 def _calls(message: pb.Message, path: str, calls: set[str]) -> Iterator[Violation]:

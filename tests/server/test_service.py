@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from support import running, trailers
+from support import make, running, trailers
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 from talkwire_server.echo import EchoEngine
-from talkwire_server.engine import Call, Delta
+from talkwire_server.engine import Call, Delta, Prompt
 from talkwire_server.errors import EngineDead, QueueFull
 from talkwire_server.server import Server
 from talkwire_server.settings import Settings
@@ -39,6 +40,52 @@ async def test_methods_that_are_not_there_yet(channel: grpc.aio.Channel, method:
         await call
 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("CountTokens", make(pb.CountTokensRequest, request={"query": "x"})),
+        ("Abort", pb.AbortRequest(id="x")),
+    ],
+)
+async def test_what_a_newer_contract_asks_is_refused(
+    channel: grpc.aio.Channel, method: str, request_: Message
+) -> None:
+    """A field that this server does not know is named by its number, not ignored."""
+    request_.MergeFromString(b"\xf8\x01\x01")
+    with pytest.raises(grpc.aio.AioRpcError, match="field 31") as caught:
+        await getattr(ChatServiceStub(channel), method)(request_)
+
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_what_is_required_is_named(channel: grpc.aio.Channel) -> None:
+    """Abort wants an id, CountTokens a request that could be answered."""
+    stub = ChatServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError, match="id: required"):
+        await stub.Abort(pb.AbortRequest())
+    with pytest.raises(grpc.aio.AioRpcError, match="query: required"):
+        await stub.CountTokens(pb.CountTokensRequest())
+
+
+class Forgetful(EchoEngine):
+    """An engine whose model is gone as soon as it was asked for."""
+
+    async def render(self, call: Call) -> Prompt:
+        """Forget, then render."""
+        self.models = []
+        return await super().render(call)
+
+
+async def test_tokens_are_counted_of_a_model_that_leaves() -> None:
+    """An adapter that is unloaded in the meantime does not fail those that it was there for."""
+    engine = Forgetful(["echo"], "", 0)
+    async with running(engine) as server, grpc.aio.insecure_channel(server.target) as channel:
+        request = make(pb.CountTokensRequest, request={"query": "a b"})
+        count = await ChatServiceStub(channel).CountTokens(request)
+
+    assert (count.prompt_tokens, count.max_context_tokens) == (2, 8192)
 
 
 class Broken(EchoEngine):
