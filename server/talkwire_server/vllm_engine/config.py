@@ -20,6 +20,7 @@ from talkwire_server import model
 from talkwire_server.engine import StartError
 from talkwire_server.settings import Settings
 from talkwire_server.vllm_engine.missing import missing
+from talkwire_server.vllm_engine.parsing import check_reasoning_parser
 
 CPU_DEFAULTS: dict[str, Any] = {
     "dtype": "float32",  # exact in any batch, and faster than bfloat16 from about four streams on
@@ -51,6 +52,7 @@ def configure(engine_args: Sequence[str], path: str, names: Sequence[str]) -> Vl
         parser.set_defaults(**CPU_DEFAULTS)
     parser.set_defaults(model=path, served_model_name=list(names))
     flags = parser.parse_args(list(engine_args))
+    check_reasoning_parser(flags)
     if current_platform.is_cpu() and _workers(flags) == 1:
         # One process for engine and worker, and all cores for its threads.
         flags.distributed_executor_backend = flags.distributed_executor_backend or "uni"

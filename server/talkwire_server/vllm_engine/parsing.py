@@ -1,5 +1,6 @@
 """What a model's tokens mean: text, thoughts, tool calls. vLLM's parsers read, this asks them."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -69,19 +70,22 @@ def tool_parser(settings: Settings, config: VllmConfig) -> str | None:
 
 
 def check_parsers(settings: Settings, config: VllmConfig) -> None:
-    """Import the plugins and find the parsers, before anything is started.
+    """Import the plugin and find the tool call parser, before anything is started.
 
     Raises:
-        StartError: A plugin cannot be imported, or there is no such parser.
+        StartError: The plugin cannot be imported, or there is no such parser.
 
     """
-    wanted = config.structured_outputs_config
     _plug("--tool-parser-plugin", settings.tool_parser_plugin)
-    _plug("--reasoning-parser-plugin", wanted.reasoning_parser_plugin)
     known = ToolParserManager.list_registered()
     _require("--tool-call-parser", tool_parser(settings, config), known)
+
+
+def check_reasoning_parser(flags: Namespace) -> None:
+    """Do the same for the reasoning parser, one of vLLM's own flags, before vLLM looks for it."""
+    _plug("--reasoning-parser-plugin", flags.reasoning_parser_plugin)
     known = ReasoningParserManager.list_registered()
-    _require("--reasoning-parser", wanted.reasoning_parser, known)
+    _require("--reasoning-parser", flags.reasoning_parser, known)
 
 
 def _plug(flag: str, path: str | None) -> None:
@@ -115,6 +119,7 @@ def needs_parser(renderer: OnlineRenderer, request: pb.ChatRequest) -> bool:
 # Tool parsers whose streaming is broken in vLLM, so that they read an answer only once it is whole.
 _WHOLE = {
     "FunctionGemmaToolParser",  # closes the arguments after the first of them
+    "HunyuanA13BToolParser",  # misses calls that follow text, and nested arguments
     "JambaToolParser",  # garbles nested arguments
     "MiniCPM5XMLToolParser",  # sends the markup as text, too
     "Olmo3PythonicToolParser",  # sends the markup as text
@@ -130,6 +135,9 @@ _AGAIN = {
     "Llama3JsonToolParser",
     "Step3ToolParser",
 }
+
+# And one that must not be told of the end, because no token comes with it.
+_ENDLESS = {"HunyuanA13BReasoningParser"}
 
 
 class Reading:
@@ -164,6 +172,7 @@ class Reading:
         reader = type(parser.tool_parser).__name__
         self._whole = reader in _WHOLE and request.tool_choice == "auto"
         self._again = reader in _AGAIN and request.tool_choice != "none"
+        self._endless = type(parser.reasoning_parser).__name__ in _ENDLESS
         self._named: set[int] = set()  # calls whose name is sent
         self._argued: set[int] = set()  # calls of whose arguments some are
         self._texts: list[str] = []
@@ -228,7 +237,7 @@ class Reading:
 
     def _finish(self, delta: pb.ChatStreamResponse) -> None:
         """Say what is left; nothing more comes."""
-        if not self._whole:
+        if not (self._whole or self._endless):
             self._parse(delta, "", [], finished=True)
         if not (self._whole or self._again):
             return
