@@ -115,7 +115,8 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
     async def abort(self, request_id: str) -> bool:
         """End an answer where it is, from anywhere; its reader gets it with "aborted" and usage.
 
-        Return whether the server had it running. Raises `Error`.
+        Return whether the server had it running; of several replicas, the one that was asked.
+        Raises `Error`.
         """
         request = pb.AbortRequest(id=request_id)
         return (await self._ask(self.stub.Abort, request, self._call())).found

@@ -1,7 +1,7 @@
 """A conversation: its messages and what may be done with them. Does no calls."""
 
 from collections.abc import Iterable
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
@@ -50,6 +50,8 @@ class Transcript:
     def _turn(self, options: CallOptions) -> CallOptions:
         if "messages" in options:
             raise TypeError("a conversation sends its own messages: change .messages instead")
+        if options.get("continuation") is not None:
+            raise TypeError("a conversation holds whole answers: continue one with its client")
         return cast(CallOptions, {**self.options, **options, "messages": self.messages})
 
     def _equip(
@@ -59,7 +61,7 @@ class Transcript:
         every: CallOptions = {**defaults, **self.options, **options}
         tools = Toolbox(every.get("tools") or (), coroutines=coroutines)
         first: dict[str, Any] = {**options, "tools": tools.tools}
-        later = {**first, "continuation": None, "continue_final_message": None}
+        later = {**first, "continue_final_message": None}
         if forced(every.get("tool_choice")):
             later["tool_choice"] = "auto"
         return tools, cast(CallOptions, first), cast(CallOptions, later)
@@ -78,8 +80,11 @@ class Transcript:
         self.messages.clear()
 
     def fork(self) -> Self:
-        """Return a copy that goes its own way."""
-        return deepcopy(self)
+        """Return a copy that goes its own way, with the same client."""
+        other = copy(self)
+        other.messages, other.usage = deepcopy(self.messages), deepcopy(self.usage)
+        other.options = self.options.copy()
+        return other
 
     def save(self, path: str | Path) -> None:
         """Write the conversation, one `talkwire.v1.Message` as JSON a line, the system first."""

@@ -28,6 +28,7 @@ class StreamBase:
     def __init__(self, reader: Reader) -> None:
         self.id = ""
         self._call: Any = None  # grpc's, once the block is entered
+        self._cancelled = False
         self._reader = reader
         self._answer = Accumulator()
 
@@ -50,8 +51,14 @@ class StreamBase:
 
     def cancel(self) -> None:
         """Stop the answer on the server; from any thread or task. Reading on raises `Cancelled`."""
+        self._cancelled = True
         if self._call is not None:
             self._call.cancel()
+
+    def _begin(self, call: Any) -> None:
+        self._call = call
+        if self._cancelled:  # while it waited for a connection
+            call.cancel()
 
     def _admitted(self, metadata: Any) -> None:
         self.id = dict(metadata).get("x-request-id", "")
@@ -89,7 +96,7 @@ class Stream(StreamBase, Iterator[Chunk]):
         return self.wait()
 
     def __enter__(self) -> Self:
-        self._call = self._start()
+        self._begin(self._start())
         try:
             self._admitted(self._call.initial_metadata())
         except BaseException:
@@ -153,7 +160,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         return await self.wait()
 
     async def __aenter__(self) -> Self:
-        self._call = await self._start()
+        self._begin(await self._start())
         try:
             self._admitted(await self._call.initial_metadata())
         except BaseException:

@@ -110,7 +110,8 @@ class Client(ClientBase[grpc.Channel]):
     def abort(self, request_id: str) -> bool:
         """End an answer where it is, from anywhere; its reader gets it with "aborted" and usage.
 
-        Return whether the server had it running. Raises `Error`.
+        Return whether the server had it running; of several replicas, the one that was asked.
+        Raises `Error`.
         """
         request = pb.AbortRequest(id=request_id)
         return self._ask(self.stub.Abort, request, self._call()).found

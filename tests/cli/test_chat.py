@@ -97,20 +97,41 @@ class Loading(chat_pb2_grpc.ModelServiceServicer):
         self.health.set("", status.SERVING if loaded else status.NOT_SERVING)
 
 
+class Thinking(chat_pb2_grpc.ChatServiceServicer):
+    """Thinks, then speaks."""
+
+    def ChatStream(self, *_: object) -> Iterator[pb.ChatStreamResponse]:
+        yield pb.ChatStreamResponse(id="1", model="bert", reasoning="Is it")
+        yield pb.ChatStreamResponse(reasoning=" so?")
+        yield pb.ChatStreamResponse(text="It")
+        yield pb.ChatStreamResponse(text=" is.", usage=pb.Usage(reasoning_tokens=2))
+
+
 @contextmanager
-def loading() -> Iterator[tuple[str, Loading]]:
+def loading(chat: Thinking | None = None) -> Iterator[tuple[str, Loading]]:
     """Run a server that loads; yield its address and itself."""
     service = Loading()
     service.is_loaded(loaded=False)
     server = grpc.server(ThreadPoolExecutor(4))
     health_pb2_grpc.add_HealthServicer_to_server(service.health, server)
     chat_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
+    if chat:
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
         yield f"127.0.0.1:{port}", service
     finally:
         server.stop(None).wait()
+
+
+def test_thoughts_are_above_the_answer() -> None:
+    """What a model thinks is shown, apart from what it says, and is not said again."""
+    with loading(Thinking()) as (target, server), chatting(target) as terminal:  # type: ignore[abstract]
+        server.is_loaded(loaded=True)
+        terminal.prompt()
+        for _ in range(2):
+            assert terminal.says("Is it?").startswith("Is it so?\n\nIt is.\n0 in")
 
 
 def test_it_waits_while_the_model_loads() -> None:

@@ -56,6 +56,12 @@ def test_the_program_sends_the_very_request() -> None:
             {"role": "user", "text": NASTY, "name": "Ann"},
             pb.Message(text="no role"),
             {"role": "assistant", "text": ""},
+            {
+                "role": "assistant",
+                "reasoning": "hm",
+                "tool_calls": [{"id": "c", "name": "f", "arguments": '{"a": 1}'}],
+            },
+            {"role": "tool", "tool_call_id": "c", "text": "1"},
         ],
         system="",
         model="echo",

@@ -1,14 +1,17 @@
 """What answers carry besides text, and how they end before their end, as both clients see it."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 
 import talkwire
 from support import RunningServer, calling, make
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1 import chat_pb2_grpc
 
 EVERYTHING = {"logprobs": 0, "prompt_logprobs": 0, "token_ids": True, "prompt_token_ids": True}
 
@@ -68,6 +71,63 @@ async def test_a_stream_has_its_id_before_the_first_chunk(client: Any, slow_clie
         assert refused.id == ""
         with pytest.raises(talkwire.ModelNotFound):
             await refused.stop()
+
+
+class Silent(chat_pb2_grpc.ChatServiceServicer):
+    """Takes calls, and says nothing to any, not even that it has them."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def ChatStream(self, *_: object) -> AsyncIterator[pb.ChatStreamResponse]:
+        """Wait."""
+        self.called.set()
+        try:
+            yield await asyncio.Future[pb.ChatStreamResponse]()
+        finally:
+            self.cancelled.set()
+
+
+@pytest.mark.parametrize("by", ["call", "task"])
+async def test_a_block_that_is_not_entered_leaves_no_call(kind: str, by: str) -> None:
+    """`cancel`, and the end of the task that enters, end the call before its admission, too."""
+    server = grpc.aio.server()
+    silent = Silent()  # type: ignore[abstract]  # one method is enough
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(silent, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with calling(kind, f"127.0.0.1:{port}") as caller:
+        stream = caller.client.stream("x")
+        is_async = kind == "async"
+        entering = asyncio.ensure_future(
+            stream.__aenter__() if is_async else asyncio.to_thread(stream.__enter__)
+        )
+        await silent.called.wait()
+        (entering if by == "task" and is_async else stream).cancel()
+        async with asyncio.timeout(5):
+            await silent.cancelled.wait()
+            await asyncio.wait([entering])
+        assert (stream.id, entering.cancelled()) == ("", by == "task" and is_async)
+    await server.stop(None)
+
+
+async def test_a_stream_that_is_cancelled_before_its_block_stays_so(client: Any) -> None:
+    """Whoever cancels does not have to know how far the other has come."""
+    stream = client.client.stream("x")
+    stream.cancel()
+
+    async def read() -> None:
+        async with stream:
+            await stream.wait()
+
+    def read_sync() -> None:
+        with stream:
+            stream.wait()
+
+    reading = read() if hasattr(stream, "__aenter__") else asyncio.to_thread(read_sync)
+    with pytest.raises(talkwire.Cancelled):
+        await reading
 
 
 async def test_stop_keeps_the_answer(slow_client: Any, slow_echo: RunningServer) -> None:

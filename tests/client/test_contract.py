@@ -331,10 +331,12 @@ async def test_waiting_for_a_connection_takes_of_the_timeout(kind: str) -> None:
 
 
 async def test_a_conversation_sends_its_own_messages(client: Any) -> None:
-    """Other messages are refused, not dropped; a continued turn adds no empty question."""
+    """Other messages are refused, not dropped; a turn without a question adds none."""
     conversation = client.client.conversation([{"text": "a"}])
     with pytest.raises(TypeError, match="its own messages"):
         await _send(client, conversation, "x", messages=[])
+    with pytest.raises(TypeError, match="holds whole answers"):
+        await _send(client, conversation, "x", continuation=[1])
     await _send(client, conversation, "")
 
     assert [message.text for message in conversation.messages] == ["a", "a"]

@@ -33,7 +33,8 @@ def test_undo_takes_back_the_last_turn() -> None:
 
 
 def test_a_fork_goes_its_own_way() -> None:
-    """What is said in a copy is not said in the original."""
+    """What is said in a copy is not said in the original; a channel is not copied."""
+    assert CLIENT.channel
     conversation = CLIENT.conversation(system="s")
     fork = conversation.fork()
     fork.add("a", answer("b"))

@@ -93,7 +93,7 @@ def _turn(line: str, talk: Talk, screen: "Screen") -> None:
         if isinstance(outcome, str):
             screen.show(outcome)
             return
-        answer = talk.ask(outcome.query, screen.write)
+        answer = talk.ask(outcome.query, screen.write, screen.think)
         screen.show("")
         screen.note(summary(answer))
     except Error as error:

@@ -23,6 +23,7 @@ class Screen:
 
     def __init__(self, words: Mapping[str, Sequence[str]]) -> None:
         self._console = Console(highlight=False)
+        self._thinks = False
         self._prompt: PromptSession[str] = PromptSession(
             multiline=True,  # so that pasted newlines stay; Enter is bound to end the input
             key_bindings=_keys(),
@@ -48,11 +49,20 @@ class Screen:
         return text
 
     def write(self, piece: str) -> None:
-        """Write a piece of an answer, at once."""
+        """Write a piece of an answer, at once; below the thoughts, if there were any."""
+        if piece and self._thinks:
+            self._thinks = False
+            piece = "\n\n" + piece
         self._console.out(harmless(piece), end="", highlight=False)
+
+    def think(self, piece: str) -> None:
+        """Write a piece of thought, dimly."""
+        self._thinks = self._thinks or bool(piece)
+        self._console.out(harmless(piece), style="dim", end="", highlight=False)
 
     def show(self, text: str, style: str = "") -> None:
         """Show a text on lines of its own, unwrapped, so that it can be copied."""
+        self._thinks = False
         shown = Text(harmless(text), style)
         self._console.print(shown, soft_wrap=True)
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict, MessageToJson
 
 from talkwire._options import Options
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -57,10 +57,9 @@ def _arguments(request: pb.ChatRequest) -> Iterator[str]:
         yield f"{field.name}={_plain(value)!r}"
 
 
-def _message(message: pb.Message) -> dict[str, str]:
+def _message(message: pb.Message) -> dict[str, Any]:
     role = pb.Role.Name(message.role or pb.ROLE_USER).removeprefix("ROLE_").lower()
-    name = {"name": message.name} if message.name else {}
-    return {"role": role, "text": message.text, **name}
+    return {**MessageToDict(message, preserving_proto_field_name=True), "role": role}
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,12 @@ class Talk:
         """The options of every turn."""
         return self.conversation.options
 
-    def ask(self, query: Query, show: Callable[[str], None]) -> Answer:
+    def ask(
+        self,
+        query: Query,
+        show: Callable[[str], None],
+        think: Callable[[str], None] = lambda _: None,
+    ) -> Answer:
         """Show the answer as it is generated; return it, incomplete if Ctrl-C stopped it.
 
         What was said until then stays in the history. Of a question that got no answer at all,
@@ -52,6 +57,7 @@ class Talk:
         # Leaving the stream's block is what stops the answer on the server.
         with suppress(KeyboardInterrupt), stream:
             for chunk in stream:
+                think(chunk.reasoning)
                 show(chunk.text)
         answer = stream.answer
         if answer.complete or answer.text:
