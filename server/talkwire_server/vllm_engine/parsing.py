@@ -117,7 +117,7 @@ def needs_parser(renderer: OnlineRenderer, request: pb.ChatRequest) -> bool:
 
 
 # Tool parsers whose streaming is broken in vLLM, so that they read an answer only once it is whole.
-_WHOLE = {
+WHOLE = {
     "FunctionGemmaToolParser",  # closes the arguments after the first of them
     "HunyuanA13BToolParser",  # misses calls that follow text, and nested arguments
     "JambaToolParser",  # garbles nested arguments
@@ -129,7 +129,7 @@ _WHOLE = {
 
 # And those whose streaming misses calls that follow text, or empty arguments: what they find in
 # the whole is sent at the end.
-_AGAIN = {
+AGAIN = {
     "Granite20bFCToolParser",
     "Internlm2ToolParser",
     "Llama3JsonToolParser",
@@ -137,7 +137,7 @@ _AGAIN = {
 }
 
 # And one that must not be told of the end, because no token comes with it.
-_ENDLESS = {"HunyuanA13BReasoningParser"}
+ENDLESS = {"HunyuanA13BReasoningParser"}
 
 
 class Reading:
@@ -170,9 +170,9 @@ class Reading:
         self._prompt_token_ids = list(prompt_token_ids)
         self._exclude_reasoning = exclude_reasoning
         reader = type(parser.tool_parser).__name__
-        self._whole = reader in _WHOLE and request.tool_choice == "auto"
-        self._again = reader in _AGAIN and request.tool_choice != "none"
-        self._endless = type(parser.reasoning_parser).__name__ in _ENDLESS
+        self._whole = reader in WHOLE and request.tool_choice == "auto"
+        self._again = reader in AGAIN and request.tool_choice != "none"
+        self._endless = type(parser.reasoning_parser).__name__ in ENDLESS
         self._named: set[int] = set()  # calls whose name is sent
         self._argued: set[int] = set()  # calls of whose arguments some are
         self._texts: list[str] = []
@@ -194,7 +194,11 @@ class Reading:
 
     @property
     def reasoning_tokens(self) -> int:
-        """How many of the tokens read so far are thoughts."""
+        """How many of the tokens read so far are thoughts.
+
+        As in vLLM's streams the newer of its parsers count a character that takes several tokens
+        as one.
+        """
         tokens: int = self._parser.count_reasoning_tokens(tuple(self._token_ids))
         return tokens
 
