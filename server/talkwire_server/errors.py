@@ -22,13 +22,19 @@ for vLLM's validation errors, which are written for callers.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from string import printable
+from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 RETRY_AFTER = 1  # seconds
-MOST_FAULTS = 32  # named in one status: gRPC takes 16 KiB of trailers
+# Of what a status names. gRPC's clients refuse trailers over 8 KiB, at random, and over 16 KiB,
+# always; all but ASCII is percent-encoded there, and everything is there three times.
+MOST_FAULTS = 32
+MOST_BYTES = 1800
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,20 @@ class Violation:
 
 def short(text: str, most: int = 96) -> str:
     """Cut what a caller wrote to a length that fits into a status."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    sizes = [*accumulate(_size(character) for character in text[:most])]
+    if len(text) <= most and (not sizes or sizes[-1] <= most):
+        return text
+    return text[: sum(size < most for size in sizes)] + "…"
+
+
+def fitting(texts: Sequence[str]) -> int:
+    """Count how many texts, one at least, one status can name."""
+    sizes = accumulate(_size(text) for text in texts[:MOST_FAULTS])
+    return max(1, sum(size <= MOST_BYTES for size in sizes))
+
+
+def _size(text: str) -> int:
+    return len(quote(text, safe=printable))
 
 
 class CallError(Exception):
@@ -62,11 +81,11 @@ class InvalidRequest(CallError):
     """The request breaks the contract."""
 
     def __init__(self, violations: Sequence[Violation], **metadata: str) -> None:
-        self.violations = violations[:MOST_FAULTS]
-        self._most = max(96, 2048 // len(self.violations))  # of one description
-        texts = [f"{short(v.field)}: {self._line(v)}" for v in self.violations]
+        self._most = max(96, MOST_BYTES // len(violations))  # of one description
+        texts = [f"{short(v.field)}: {self._line(v)}" for v in violations]
+        self.violations = violations[: fitting(texts)]
         if more := len(violations) - len(self.violations):
-            texts.append(f"and {more} more")
+            texts[-more:] = [f"and {more} more"]
         super().__init__("; ".join(texts), **metadata)
 
     def details(self) -> Iterable[Message]:
@@ -125,9 +144,9 @@ class UnsupportedFeature(CallError):
     """The request uses what this server or model lacks."""
 
     def __init__(self, features: Sequence[str]) -> None:
-        self.features = [short(feature) for feature in features[:MOST_FAULTS]]
-        if more := len(features) - len(self.features):
-            self.features.append(f"and {more} more")
+        self.features = [short(feature) for feature in features]
+        if more := len(features) - fitting(self.features):
+            self.features[-more:] = [f"and {more} more"]
         super().__init__(f"not supported by this server: {', '.join(self.features)}")
 
     def details(self) -> Iterable[Message]:
@@ -135,7 +154,7 @@ class UnsupportedFeature(CallError):
         yield error_details_pb2.PreconditionFailure(
             violations=[
                 error_details_pb2.PreconditionFailure.Violation(
-                    type="UNSUPPORTED_FEATURE", subject=f, description=f"{f} is not supported"
+                    type="UNSUPPORTED_FEATURE", subject=f, description="is not supported"
                 )
                 for f in self.features
             ]

@@ -69,6 +69,34 @@ async def test_what_is_required_is_named(channel: grpc.aio.Channel) -> None:
         await stub.CountTokens(pb.CountTokensRequest())
 
 
+@pytest.mark.parametrize("key", ["x" * 200, "\N{GRINNING FACE}" * 200, "\0" * 200])
+@pytest.mark.parametrize("name", ["documents", "kwargs"])
+async def test_however_many_and_long_the_names(
+    channel: grpc.aio.Channel, key: str, name: str
+) -> None:
+    """Whatever callers call their fields, the status that names them reaches them."""
+    fields = {f"{i}{key}": float("nan") for i in range(60)}
+    template = {name: [fields] if name == "documents" else fields}
+    for _ in range(5):
+        with pytest.raises(grpc.aio.AioRpcError, match="more") as caught:
+            await ChatServiceStub(channel).Chat(make(pb.ChatRequest, query="x", template=template))
+
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(trailers(caught.value)["grpc-status-details-bin"]) < 6000
+
+
+async def test_however_many_features_are_lacking(channel: grpc.aio.Channel) -> None:
+    """The same holds for what a server does not support."""
+    part = {"image": {"data": b"x", "cache_key": "k"}}
+    request = make(pb.ChatRequest, messages=[{"parts": [part] * 3}] * 200)
+    for _ in range(5):
+        with pytest.raises(grpc.aio.AioRpcError, match="more") as caught:
+            await ChatServiceStub(channel).Chat(request)
+
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert len(trailers(caught.value)["grpc-status-details-bin"]) < 6000
+
+
 class Forgetful(EchoEngine):
     """An engine whose model is gone as soon as it was asked for."""
 
