@@ -13,6 +13,7 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
+from talkwire_server.admin_service import AdminPort
 from talkwire_server.admission import Admission
 from talkwire_server.chat_service import ChatService
 from talkwire_server.describe import add_reflection
@@ -51,6 +52,9 @@ class Server:
             channelz.add_channelz_servicer(self._grpc)  # type: ignore[arg-type]  # takes both
         if settings.reflection:
             add_reflection(names, self._grpc)
+        self.admin: AdminPort | None = None
+        if settings.admin_port is not None:
+            self.admin = AdminPort(engine, settings.admin_port, reflection=settings.reflection)
 
     async def listen(self) -> None:
         """Open the socket. Health says NOT_SERVING and chats are refused as MODEL_LOADING."""
@@ -63,6 +67,8 @@ class Server:
             text = f"cannot listen on {self.address}: taken, or not this machine's"
             raise StartError(text) from None
         self.address = self._settings.address(port)
+        if self.admin:
+            await self.admin.listen()
         await self._grpc.start()
 
     async def load(self) -> None:
@@ -87,6 +93,8 @@ class Server:
 
     async def _refuse(self) -> None:
         self.admission.close()
+        if self.admin:
+            await self.admin.close()
         await self._health.enter_graceful_shutdown()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from talkwire_server.adapters import module_faults
 from talkwire_server.conversation import DEFAULT_SYSTEM
 
 _HOST = re.compile(r"(https?://)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
@@ -109,6 +110,7 @@ class Settings:
             )
             if wrong
         ]
+        faults += module_faults(self.lora_modules)
         if faults:
             raise ValueError("; ".join(faults))
 

@@ -15,7 +15,7 @@ from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.checks import Support, beyond
-from talkwire_server.echo_support import SUPPORTED
+from talkwire_server.echo.support import SUPPORTED
 
 LEAVES = dict(leaves(pb.ChatRequest.DESCRIPTOR))
 ENGINES = ["echo", "vllm"]

@@ -34,7 +34,7 @@ def load(settings: Settings) -> Engine:
     from talkwire_server.vllm_engine.parsing import check_parsers
 
     names = served_names(settings, path)
-    config = configure(settings.engine_args, path, names)
+    config = configure(settings, path, names)
     check_parsers(settings, config)
     return VllmEngine(config, names, settings, chat_template(settings.chat_template))
 

@@ -17,8 +17,10 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from talkwire_server import model
+from talkwire_server.adapters import modules
 from talkwire_server.engine import StartError
 from talkwire_server.settings import Settings
+from talkwire_server.vllm_engine import adapters
 from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.parsing import check_reasoning_parser
 
@@ -39,7 +41,7 @@ _MEDIA = {
 }
 
 
-def configure(engine_args: Sequence[str], path: str, names: Sequence[str]) -> VllmConfig:
+def configure(settings: Settings, path: str, names: Sequence[str]) -> VllmConfig:
     """Make vLLM's configuration.
 
     Raises:
@@ -51,7 +53,8 @@ def configure(engine_args: Sequence[str], path: str, names: Sequence[str]) -> Vl
     if current_platform.is_cpu():
         parser.set_defaults(**CPU_DEFAULTS)
     parser.set_defaults(model=path, served_model_name=list(names))
-    flags = parser.parse_args(list(engine_args))
+    parser.set_defaults(**adapters.defaults(modules(settings.lora_modules)))
+    flags = parser.parse_args(list(settings.engine_args))
     check_reasoning_parser(flags)
     if current_platform.is_cpu() and _workers(flags) == 1:
         # One process for engine and worker, and all cores for its threads.

@@ -16,17 +16,20 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import beyond
+from talkwire_server.adapters import modules
+from talkwire_server.checks import beyond, forces_call
 from talkwire_server.engine import Call, Delta, Prompt, StartError
 from talkwire_server.media import MediaStore
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
+from talkwire_server.vllm_engine.adapters import Adapters
 from talkwire_server.vllm_engine.config import input_modalities
 from talkwire_server.vllm_engine.failures import generating
 from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.outputs import Deltas
+from talkwire_server.vllm_engine.parsing import tool_parser
 from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
-from talkwire_server.vllm_engine.request import SUPPORTED, forces_tool, may_call, media_parts
+from talkwire_server.vllm_engine.request import SUPPORTED, may_call, media_parts
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
@@ -48,17 +51,23 @@ class VllmEngine:
         self._building: Future[AsyncLLM] = Future()
         self._llm: AsyncLLM | None = None
         self._media = MediaStore(settings)
-        self.models: Sequence[pb.Model] = [
+        self._bases: Sequence[pb.Model] = [
             pb.Model(
                 id=name,
                 input_modalities=input_modalities(config),
                 default_sampling=default_sampling(config.model_config),
                 default_system=settings.default_system,
-                tools=bool(settings.tool_call_parser),
+                tools=bool(tool_parser(settings, config)),
                 reasoning=bool(config.structured_outputs_config.reasoning_parser),
             )
             for name in names
         ]
+        self._adapters = Adapters(config.lora_config, self._bases)
+
+    @property
+    def models(self) -> Sequence[pb.Model]:
+        """The base model, under each of its names, and its adapters."""
+        return [*self._bases, *self._adapters.models]
 
     @property
     def llm(self) -> AsyncLLM:
@@ -115,10 +124,11 @@ class VllmEngine:
         )
         self._vocabulary = Vocabulary(llm.renderer.get_tokenizer())
         self._prompts.warmup()
-        for model in self.models:
+        for model in self._bases:
             # Only now: the engine may have cut the context to what its KV cache holds.
             model.max_context_tokens = config.max_model_len
             model.load_time.GetCurrentTime()
+        await self._adapters.start(llm, modules(self._settings.lora_modules))
         if self._settings.log_level in ("info", "warning"):
             logging.getLogger("vllm").setLevel(logging.WARNING)
 
@@ -144,10 +154,10 @@ class VllmEngine:
         return [*beyond(request, SUPPORTED), *self._lacking(request)]
 
     def _lacking(self, request: pb.ChatRequest) -> Iterator[str]:
-        model = self.models[0]
+        model = self._bases[0]
         if request.priority and self._config.scheduler_config.policy != "priority":
             yield "priority (the server has no --scheduling-policy priority)"
-        if may_call(request) and not forces_tool(request) and not model.tools:
+        if may_call(request) and not forces_call(request) and not model.tools:
             yield "tools with tool_choice AUTO (the server has no --tool-call-parser)"
         if request.HasField("reasoning") and not model.reasoning:
             yield "reasoning (the server has no --reasoning-parser)"
@@ -165,11 +175,11 @@ class VllmEngine:
 
     async def load_adapter(self, id: str, path: str) -> pb.Model:
         """Serve an adapter."""
-        raise NotImplementedError
+        return await self._adapters.load(id, path)
 
     async def unload_adapter(self, id: str) -> None:
         """Serve an adapter no more."""
-        raise NotImplementedError
+        await self._adapters.unload(id)
 
     async def render(self, call: Call) -> Prompt:
         """Make the prompt of a call."""
@@ -178,8 +188,10 @@ class VllmEngine:
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
-        with generating(call.request):
+        with generating(call.request), self._adapters.using(call.model) as adapter:
             job = await self._prompts.job(call)
+            if adapter:
+                job.options["lora_request"] = adapter
             deltas = Deltas(call, job, self._vocabulary)
             if job.continued and job.continued.over:
                 yield deltas.over(*job.continued.over, job.continued.rest())

@@ -175,6 +175,8 @@ class Reading:
         self._endless = type(parser.reasoning_parser).__name__ in ENDLESS
         self._named: set[int] = set()  # calls whose name is sent
         self._argued: set[int] = set()  # calls of whose arguments some are
+        self._said: list[str] = []
+        self._thought: list[str] = []
         self._texts: list[str] = []
         self._token_ids: list[int] = []
         sampling = SamplingParams(
@@ -221,6 +223,11 @@ class Reading:
                 self._parse(delta, part, [token], finished=False)
         if finished:
             self._finish(delta)
+        delta.text += "".join(self._said)  # once: a delta's text is copied by each addition
+        if not self._exclude_reasoning:
+            delta.reasoning += "".join(self._thought)
+        self._said.clear()
+        self._thought.clear()
 
     def read_whole(self, delta: pb.ChatStreamResponse, text: str, token_ids: Sequence[int]) -> None:
         """Add the meaning of a complete answer to a delta."""
@@ -234,8 +241,8 @@ class Reading:
         )
         if found is None:
             return
-        delta.text += found.content or ""
-        self._add_thought(delta, found.reasoning)
+        self._said.append(found.content or "")
+        self._thought.append(found.reasoning or "")
         for call in found.tool_calls or ():
             self._add_call(delta, call.index, call.id, call.function)
 
@@ -250,15 +257,11 @@ class Reading:
             "".join(self._texts), self._request, True, tuple(self._token_ids)
         )
         if self._whole:
-            delta.text += text or ""
-            self._add_thought(delta, thought)
+            self._said.append(text or "")
+            self._thought.append(thought or "")
         for i, call in enumerate(calls or ()):
             if i not in self._argued:
                 self._add_call(delta, i, call.id, call)
-
-    def _add_thought(self, delta: pb.ChatStreamResponse, thought: str | None) -> None:
-        if not self._exclude_reasoning:
-            delta.reasoning += thought or ""
 
     def _add_call(
         self, delta: pb.ChatStreamResponse, index: int, id: str | None, function: Any

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import Support
+from talkwire_server.checks import Support, forces_call
 from talkwire_server.conversation import ROLE_NAMES, conversation
 
 
@@ -94,12 +94,6 @@ def vllm_request(request: pb.ChatRequest, default_system: str) -> dict[str, Any]
     return made
 
 
-def forces_tool(request: pb.ChatRequest) -> bool:
-    """Tell whether the answer must be a tool call: one is made by constrained decoding."""
-    choice = request.tool_choice
-    return choice.mode == pb.ToolChoice.MODE_REQUIRED or bool(choice.function)
-
-
 def may_call(request: pb.ChatRequest) -> bool:
     """Tell whether the answer may hold tool calls."""
     return bool(request.tools) and request.tool_choice.mode != pb.ToolChoice.MODE_NONE
@@ -164,7 +158,7 @@ def _tools(request: pb.ChatRequest) -> dict[str, Any]:
         return {}
     choice = request.tool_choice
     made: dict[str, Any] = {
-        "tools": [_tool(tool.function, forces_tool(request)) for tool in request.tools],
+        "tools": [_tool(tool.function, forces_call(request)) for tool in request.tools],
         "tool_choice": {"type": "function", "function": {"name": choice.function}}
         if choice.function
         else _CHOICES[choice.mode],

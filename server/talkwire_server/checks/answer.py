@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.checks.json_text import json_fault
+from talkwire_server.checks.tool import forces_call
 from talkwire_server.errors import Violation
-from talkwire_server.json_text import json_fault
-from talkwire_server.tool_checks import forces_call
 
 _JSON: dict[str, tuple[type, ...]] = {"json_schema": (dict, bool), "structural_tag": (dict,)}
 

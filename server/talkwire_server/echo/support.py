@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import Support, beyond
-from talkwire_server.echo_script import thinks
+from talkwire_server.echo.script import thinks
 
 
 def _each(names: str) -> Support:

@@ -27,9 +27,9 @@ from time import monotonic
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.echo_prompt import logprob, media, prompt
-from talkwire_server.echo_script import script
-from talkwire_server.echo_support import unsupported
+from talkwire_server.echo.prompt import logprob, media, prompt
+from talkwire_server.echo.script import script
+from talkwire_server.echo.support import unsupported
 from talkwire_server.engine import Call, Delta, Prompt
 from talkwire_server.errors import ContextLengthExceeded, ModelNotFound, UnsupportedFeature
 

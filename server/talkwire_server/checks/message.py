@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.checks.json_text import json_fault
 from talkwire_server.errors import Violation
-from talkwire_server.json_text import json_fault
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.checks.json_text import json_fault
 from talkwire_server.conversation import ROLE_NAMES
-from talkwire_server.echo_prompt import logprob, tokens, words
+from talkwire_server.echo.prompt import logprob, tokens, words
 from talkwire_server.engine import Delta
 from talkwire_server.errors import InvalidRequest, Violation
-from talkwire_server.json_text import json_fault
 
 MOST_ANSWERS = 128
 

@@ -1,4 +1,4 @@
-"""What a ChatRequest may say, whatever the model. Finds every fault at once; changes nothing."""
+"""The request as a whole: who checks what of it, and what is left."""
 
 import math
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.answer_checks import answer_violations
+from talkwire_server.checks.answer import answer_violations
+from talkwire_server.checks.message import ID, message_violations
+from talkwire_server.checks.sampling import sampling_violations
+from talkwire_server.checks.template import struct_violations, template_violations
+from talkwire_server.checks.tool import tool_violations
 from talkwire_server.errors import Violation
-from talkwire_server.message_checks import ID, message_violations
-from talkwire_server.sampling_checks import sampling_violations
-from talkwire_server.template_checks import struct_violations, template_violations
-from talkwire_server.tool_checks import tool_violations
 
 REQUEST_ID = ID
 
