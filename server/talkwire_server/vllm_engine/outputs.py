@@ -101,13 +101,12 @@ class Deltas:
             delta.prompt_logprobs.extend(self._logprobs(ids, output.prompt_logprobs, most))
 
     def _read(self, delta: Delta, part: CompletionOutput) -> None:
-        finished = part.finish_reason is not None
-        if not self._job.readings:
-            delta.text += part.text
-        elif self._call.final_only and not self._job.continued:
-            self._job.readings[part.index].read_whole(delta, part.text, part.token_ids)
+        if self._job.readings:
+            finished = part.finish_reason is not None
+            reading = self._job.readings[part.index]
+            reading.read(delta, part.text, part.token_ids, finished=finished)
         else:
-            self._job.readings[part.index].read(delta, part.text, part.token_ids, finished=finished)
+            delta.text += part.text
         if self._include.token_ids:
             delta.token_ids.extend(part.token_ids)
         if self._include.HasField("logprobs") and part.logprobs:

@@ -229,10 +229,6 @@ class Reading:
         self._said.clear()
         self._thought.clear()
 
-    def read_whole(self, delta: pb.ChatStreamResponse, text: str, token_ids: Sequence[int]) -> None:
-        """Add the meaning of a complete answer to a delta."""
-        self.read(delta, text, token_ids, finished=True)
-
     def _parse(
         self, delta: pb.ChatStreamResponse, text: str, token_ids: list[int], *, finished: bool
     ) -> None:

@@ -200,6 +200,8 @@ class Prompts:
         ]
         if job.continued:
             job.continued.replay(job.readings[0])
+        # A long answer in one piece would hold up the event loop while it is parsed.
+        job.sampling.output_kind = RequestOutputKind.DELTA
 
     def _request(self, call: Call, asked: pb.ChatRequest) -> dict[str, Any]:
         limit = self._config.max_model_len
