@@ -141,6 +141,7 @@ class VllmEngine:
     async def stop(self) -> None:
         """Shut vLLM down; while it is still loading, kill its processes instead."""
         building, self._building, self._llm = self._building, Future(), None
+        self._adapters.stop()
         if not building.done():
             kill_children()
         elif not building.exception():
