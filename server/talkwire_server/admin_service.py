@@ -7,6 +7,7 @@ import grpc
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.adapters import violations
+from talkwire_server.checks import refuse_unknown
 from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import InvalidRequest, Violation
@@ -28,6 +29,7 @@ class AdminService(chat_pb2_grpc.AdminServiceServicer):
     ) -> pb.LoadAdapterResponse:
         """Serve an adapter."""
         async with statuses(context):
+            refuse_unknown(request)
             if faults := violations(request.id, request.path):
                 raise InvalidRequest(faults)
             model = await self._engine.load_adapter(request.id, request.path)
@@ -38,6 +40,7 @@ class AdminService(chat_pb2_grpc.AdminServiceServicer):
     ) -> pb.UnloadAdapterResponse:
         """Serve an adapter no more."""
         async with statuses(context):
+            refuse_unknown(request)
             if not request.id:
                 raise InvalidRequest([Violation("id", "required", "REQUIRED")])
             await self._engine.unload_adapter(request.id)

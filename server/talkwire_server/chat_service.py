@@ -6,18 +6,15 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from time import monotonic
 from typing import NoReturn
 
-from google.protobuf.message import Message
-
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
-from talkwire_server.checks import beyond
+from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Call, Delta, Engine
 from talkwire_server.errors import (
     InvalidRequest,
     Unimplemented,
-    UnsupportedFeature,
     Violation,
 )
 from talkwire_server.statuses import Context, statuses
@@ -58,7 +55,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         chat = request.request
         call_id = request_id(chat, _metadata(context, "x-request-id"))
         async with statuses(context, call_id):
-            _refuse_unknown(request)
+            refuse_unknown(request)
             call = self._admission.check(call_id, chat)
             model = next(model for model in self._engine.models if model.id == call.model)
             prompt = await self._engine.render(call)
@@ -72,7 +69,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
         """Have a running call finish where it is."""
         async with statuses(context):
-            _refuse_unknown(request)
+            refuse_unknown(request)
             if not request.id:
                 raise InvalidRequest([Violation("id", "required", "REQUIRED")])
             call = self._admission.running_call(request.id)
@@ -92,12 +89,6 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 async with aclosing(self._engine.stream(call)) as deltas:
                     with _time_limit(call):
                         yield deltas
-
-
-def _refuse_unknown(request: Message) -> None:
-    """Refuse fields of a newer contract."""
-    if names := list(beyond(request, dict.fromkeys(request.DESCRIPTOR.fields_by_name))):
-        raise UnsupportedFeature(names)
 
 
 @contextmanager

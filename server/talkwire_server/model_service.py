@@ -4,6 +4,7 @@ import re
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
+from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Engine
 from talkwire_server.errors import InvalidRequest, ModelNotFound, Violation
 from talkwire_server.statuses import Context, statuses
@@ -22,6 +23,7 @@ class ModelService(chat_pb2_grpc.ModelServiceServicer):
     ) -> pb.ListModelsResponse:
         """List a page of models; the page token is the number of models already seen."""
         async with statuses(context):
+            refuse_unknown(request)
             start, size = self._page(request)
             end = start + size
             models = self._engine.models
@@ -33,6 +35,7 @@ class ModelService(chat_pb2_grpc.ModelServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describe one model."""
         async with statuses(context):
+            refuse_unknown(request)
             models = self._engine.models
             for model in models:
                 if request.id in ("", model.id):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import grpc
 import pytest
@@ -43,19 +44,21 @@ async def test_methods_that_are_not_there_yet(channel: grpc.aio.Channel, method:
 
 
 @pytest.mark.parametrize(
-    ("method", "request_"),
+    ("stub", "method", "request_"),
     [
-        ("CountTokens", make(pb.CountTokensRequest, request={"query": "x"})),
-        ("Abort", pb.AbortRequest(id="x")),
+        (ChatServiceStub, "CountTokens", make(pb.CountTokensRequest, request={"query": "x"})),
+        (ChatServiceStub, "Abort", pb.AbortRequest(id="x")),
+        (ModelServiceStub, "ListModels", pb.ListModelsRequest()),
+        (ModelServiceStub, "GetModel", pb.GetModelRequest()),
     ],
 )
 async def test_what_a_newer_contract_asks_is_refused(
-    channel: grpc.aio.Channel, method: str, request_: Message
+    channel: grpc.aio.Channel, stub: Any, method: str, request_: Message
 ) -> None:
     """A field that this server does not know is named by its number, not ignored."""
     request_.MergeFromString(b"\xf8\x01\x01")
     with pytest.raises(grpc.aio.AioRpcError, match="field 31") as caught:
-        await getattr(ChatServiceStub(channel), method)(request_)
+        await getattr(stub(channel), method)(request_)
 
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 

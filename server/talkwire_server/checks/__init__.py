@@ -1,6 +1,12 @@
 """What a ChatRequest may say, whatever the model. Finds every fault at once; changes nothing."""
 
-from talkwire_server.checks.request import REQUEST_ID, Support, beyond, violations
+from talkwire_server.checks.request import (
+    REQUEST_ID,
+    Support,
+    beyond,
+    refuse_unknown,
+    violations,
+)
 from talkwire_server.checks.tool import forces_call
 
-__all__ = ["REQUEST_ID", "Support", "beyond", "forces_call", "violations"]
+__all__ = ["REQUEST_ID", "Support", "beyond", "forces_call", "refuse_unknown", "violations"]

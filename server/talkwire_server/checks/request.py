@@ -14,7 +14,7 @@ from talkwire_server.checks.message import ID, message_violations
 from talkwire_server.checks.sampling import sampling_violations
 from talkwire_server.checks.template import struct_violations, template_violations
 from talkwire_server.checks.tool import tool_violations
-from talkwire_server.errors import Violation
+from talkwire_server.errors import UnsupportedFeature, Violation
 
 REQUEST_ID = ID
 
@@ -43,6 +43,12 @@ def beyond(message: Message, supported: Support, path: str = "") -> Iterator[str
         elif field.message_type and not field.message_type.GetOptions().map_entry:
             for i, item in enumerate(value):
                 yield from beyond(item, supported[field.name], f"{name}[{i}].")
+
+
+def refuse_unknown(message: Message) -> None:
+    """Raise UnsupportedFeature where a message has fields of a newer contract."""
+    if names := list(beyond(message, dict.fromkeys(message.DESCRIPTOR.fields_by_name))):
+        raise UnsupportedFeature(names)
 
 
 def violations(request: pb.ChatRequest) -> list[Violation]:
