@@ -34,11 +34,6 @@ class Accumulator:
             self._head.timing.CopyFrom(delta.timing)
 
     @property
-    def id(self) -> str:
-        """The request's id; empty before the first message."""
-        return self._head.id
-
-    @property
     def text(self) -> str:
         """The text so far, of the first answer."""
         return self._choices[0].text

@@ -53,7 +53,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
-        output: Any = None,
+        output: object = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
@@ -68,7 +68,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
-        output: Any = None,
+        output: object = None,
     ) -> AsyncStream:
         """Send a request of your own making, and get the answer piece by piece.
 

@@ -8,7 +8,7 @@ from talkwire._fields import Faults, pairs, put
 from talkwire._media import Audio, Image, Media, Video
 from talkwire_proto.v1 import chat_pb2 as pb
 
-MessageLike: TypeAlias = pb.Message | Mapping[str, Any]
+MessageLike: TypeAlias = pb.Message | Mapping[str, object]
 """A message, or a mapping that may hold:
 
     role: "user" (the default), "assistant", "system", "developer" or "tool".

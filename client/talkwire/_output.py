@@ -38,7 +38,7 @@ class Grammar:
 class StructuralTag:
     """A structural tag of xgrammar's, as JSON text or what it says."""
 
-    tag: str | Mapping[str, Any]
+    tag: str | Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Reader:
     partial: Callable[[str], Any] = str
 
 
-def output_format(output: Any) -> pb.OutputFormat:
+def output_format(output: object) -> pb.OutputFormat:
     """Make the format of what `output` may be. Raises TypeError or ValueError."""
     made = pb.OutputFormat()
     match output:
@@ -72,7 +72,7 @@ def output_format(output: Any) -> pb.OutputFormat:
     return made
 
 
-def reader(output: Any, request: pb.ChatRequest) -> Reader:
+def reader(output: object, request: pb.ChatRequest) -> Reader:
     """Choose how the answer to a request is read; where `output` is no type, by its format."""
     if output is not dict and not isinstance(output, _NO_TYPE):
         from talkwire import _pydantic

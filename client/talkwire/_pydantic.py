@@ -38,7 +38,7 @@ def is_object(text: str) -> bool:
         return False
 
 
-def call(function: Callable[..., Any], arguments: str) -> Any:
+def call(function: Callable[..., object], arguments: str) -> Any:
     """Call a function with arguments in JSON, as its annotations understand them.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 from talkwire._answer import Answer
 from talkwire._messages import MessageLike
@@ -104,12 +104,12 @@ class ChatOptions(SamplingOptions, total=False):
     tools: Iterable[ToolLike]
     tool_choice: str
     parallel_tool_calls: bool
-    output: Any
+    output: object
     reasoning: Effort | ReasoningOptions
     include: IncludeOptions
-    template: Mapping[str, Any]
+    template: Mapping[str, object]
     continue_final_message: bool
-    documents: Iterable[Mapping[str, Any]]
+    documents: Iterable[Mapping[str, object]]
     truncate_prompt_tokens: int
     n: int
     priority: int
@@ -117,7 +117,7 @@ class ChatOptions(SamplingOptions, total=False):
     request_id: str
     time_limit: float | timedelta
     continuation: Answer | pb.Continuation | Sequence[int]
-    engine_options: Mapping[str, Any]
+    engine_options: Mapping[str, object]
 
 
 class CallOptions(ChatOptions, total=False):
@@ -137,4 +137,4 @@ class CallSettings(TypedDict):
 
     timeout: float | None
     metadata: Mapping[str, str] | None
-    output: Any
+    output: object

@@ -49,7 +49,7 @@ class Client(ClientBase[grpc.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
-        output: Any = None,
+        output: object = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
@@ -64,7 +64,7 @@ class Client(ClientBase[grpc.Channel]):
         *,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
-        output: Any = None,
+        output: object = None,
     ) -> Stream:
         """Send a request of your own making, and get the answer piece by piece.
 

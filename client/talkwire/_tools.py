@@ -9,7 +9,7 @@ from talkwire._fields import Faults, pairs, put
 from talkwire._messages import as_json
 from talkwire_proto.v1 import chat_pb2 as pb
 
-ToolLike: TypeAlias = Callable[..., Any] | pb.Tool | pb.Function | Mapping[str, Any]
+ToolLike: TypeAlias = Callable[..., object] | pb.Tool | pb.Function | Mapping[str, object]
 """A function, of which name, docstring and annotations are told to the model (needs
 `talkwire[pydantic]`); a message; or a mapping with `name`, `description`, `parameters` (a JSON
 Schema, as JSON text or what it says) and `strict`.
@@ -59,7 +59,7 @@ def _tool(item: ToolLike, faults: Faults) -> pb.Tool:
     return pb.Tool(function=function)
 
 
-def _function(function: Callable[..., Any]) -> pb.Function:
+def _function(function: Callable[..., object]) -> pb.Function:
     from talkwire import _pydantic
 
     name = getattr(function, "__name__", "")
@@ -86,7 +86,7 @@ class Toolbox:
 
     def __init__(self, items: Iterable[ToolLike], *, coroutines: bool) -> None:
         self.tools: list[pb.Tool] = []
-        self._functions: dict[str, Callable[..., Any]] = {}
+        self._functions: dict[str, Callable[..., object]] = {}
         faults = Faults()
         for i, item in enumerate(items):
             with faults.at(f"tools[{i}]"):

@@ -1,7 +1,11 @@
 """What answers carry besides text, and how they end before their end, as both clients see it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from _thread import interrupt_main
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from time import sleep
 from typing import Any
 
 import grpc
@@ -9,7 +13,7 @@ import pytest
 
 import talkwire
 from support import RunningServer, calling, make
-from talkwire import Accumulator
+from talkwire import Accumulator, Client
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 
@@ -110,6 +114,35 @@ async def test_a_block_that_is_not_entered_leaves_no_call(kind: str, by: str) ->
             await asyncio.wait([entering])
         assert (stream.id, entering.cancelled()) == ("", by == "task" and is_async)
     await server.stop(None)
+
+
+class Holding(chat_pb2_grpc.ChatServiceServicer):
+    """Takes calls, interrupts the main thread, and waits until they are cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = Event()
+
+    def ChatStream(self, _: object, context: Any) -> Iterator[pb.ChatStreamResponse]:
+        context.add_callback(self.cancelled.set)
+        sleep(0.5)  # so that the client is done with sending, and waits
+        interrupt_main()
+        self.cancelled.wait()
+        yield pb.ChatStreamResponse()
+
+
+def test_ctrl_c_before_the_admission_leaves_no_call() -> None:
+    """A KeyboardInterrupt while the block is entered ends the call on the server."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    holding = Holding()  # type: ignore[abstract]  # one method is enough
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(holding, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with Client(f"127.0.0.1:{port}") as client:
+        stream = client.stream("x")
+        with pytest.raises(KeyboardInterrupt):
+            stream.__enter__()
+        assert holding.cancelled.wait(5)
+    server.stop(None).wait()
 
 
 async def test_a_stream_that_is_cancelled_before_its_block_stays_so(client: Any) -> None:

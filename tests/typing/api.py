@@ -1,6 +1,6 @@
 """What a type checker knows of the public API. A test has it checked; it is never run."""
 
-from typing import Any, TypedDict, assert_type
+from typing import TypedDict, assert_type
 
 from talkwire import (
     Answer,
@@ -110,7 +110,15 @@ async def asynchronous() -> None:
 
 def options(client: Client, answer: Answer) -> None:
     """Everything that a request may say, in all its forms."""
-    for output in (Row, dict, list[int], int | None, {"type": "object"}, "{}", Regex("a")):
+    for output in (
+        Row,
+        dict[str, int],
+        list[int],
+        int | None,
+        {"type": "object"},
+        "{}",
+        Regex("a"),
+    ):
         client.request(output=output)
     for form in (Choice("a", "b"), Grammar("g"), StructuralTag({"format": {}})):
         client.request(output=form)
@@ -136,7 +144,6 @@ def whole(answer: Answer) -> None:
     assert_type(answer.usage.prompt_tokens, int)
     assert_type(answer.timing, Timing)
     assert_type(answer.timing.first_token, float)
-    assert_type(answer.parsed, Any)
     assert_type(answer.tool_calls, list[pb.ToolCall])
     assert_type(answer.alternatives, list[Answer])
     assert_type(answer.logprobs, list[pb.TokenLogprob])
