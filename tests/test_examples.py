@@ -35,7 +35,7 @@ def test_an_example_is_short_explained_and_tested(file: Path) -> None:
 def python(*arguments: str, target: str) -> Iterator[subprocess.Popen[str]]:
     """Run Python for the length of the block, with the target of the clients in it."""
     with subprocess.Popen(
-        [sys.executable, "-W", "error", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -50,7 +50,7 @@ def python(*arguments: str, target: str) -> Iterator[subprocess.Popen[str]]:
 
 def printed(name: str, target: str) -> list[str]:
     """Run an example to its end; return the lines that it prints."""
-    with python(f"examples/{name}.py", target=target) as process:
+    with python("-W", "error", f"examples/{name}.py", target=target) as process:
         out, err = process.communicate()
     assert (err, process.returncode) == ("", 0)
     return out.splitlines()
