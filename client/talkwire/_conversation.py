@@ -37,13 +37,12 @@ class Transcript:
         self.usage = pb.Usage()
 
     def add(self, query: Query, answer: Answer) -> None:
-        """Append a turn; without the calls, which may be halves, of an answer that broke off."""
+        """Append a turn; without the calls, which may be halves, of an answer that was cut."""
         if query:
             self.messages.append(user(query, Faults()))
-        message = answer.message
-        if not answer.complete:
-            message = pb.Message(role=message.role, text=message.text, reasoning=message.reasoning)
-        self.messages.append(message)
+        self.messages.append(deepcopy(answer.message))
+        if answer.finish_reason != "tool_calls":
+            self.messages[-1].ClearField("tool_calls")
         for field, value in answer.usage.ListFields():
             setattr(self.usage, field.name, getattr(self.usage, field.name) + value)
 

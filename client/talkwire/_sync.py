@@ -245,7 +245,8 @@ class Conversation(Transcript):
         `tools` are functions (needs `talkwire[pydantic]`), called in order with what the model
         gives them, as their annotations understand it. What they return goes back to the model: a
         string as it is, all else as JSON; so does the text of what they raise, and of calls that
-        cannot be made. A `tool_choice` that forces a call forces the first answer alone.
+        cannot be made. A `tool_choice` that forces a call forces the first answer alone; then it is
+        "auto", which asks for a tool parser on the server.
 
         After `limit` rounds of calls the last answer is returned as it is ("tool_calls"). The
         history holds all that happened; after an `Error`, too, and `run_tools` goes on from there.
@@ -261,7 +262,7 @@ class Conversation(Transcript):
         for _ in range(limit):
             if answer.finish_reason != "tool_calls":
                 break
-            for call in answer.tool_calls:
+            for call in self.messages[-1].tool_calls:
                 self.messages.append(tools.run(call))
             answer = self.send("", **later)
         return answer

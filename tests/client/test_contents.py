@@ -278,7 +278,7 @@ async def test_defaults_of_a_client_are_its_callers(kind: str, echo: RunningServ
 
 @pytest.mark.parametrize("keep", [True, False])
 async def test_a_turn_left_early_is_kept_on_demand(slow_client: Any, kind: str, keep: bool) -> None:
-    """`keep_partial` adds what was said until then; calls that may be halves are left out."""
+    """`keep_partial` adds what was said until then."""
     conversation = slow_client.client.conversation()
 
     async def leave() -> None:
@@ -296,9 +296,14 @@ async def test_a_turn_left_early_is_kept_on_demand(slow_client: Any, kind: str, 
 
     await leave()
     assert [m.text for m in conversation.messages] == (["a b c", "a"] if keep else [])
-    partial = make(
-        pb.ChatResponse, message={"text": "t", "tool_calls": [{"id": "c", "arguments": "{"}]}
-    )
-    conversation.add("q", talkwire.Answer(partial))
-    assert conversation.messages[-1] == pb.Message(text="t")
-    assert partial.message.tool_calls
+
+
+def test_halves_of_calls_do_not_go_into_the_history() -> None:
+    """No server would take them back. The answer itself has them."""
+    conversation = Client().conversation()
+    message = {"text": "t", "tool_calls": [{"id": "c", "arguments": "{"}]}
+    for reason in (0, pb.FINISH_REASON_LENGTH, pb.FINISH_REASON_ABORTED):
+        answer = talkwire.Answer(make(pb.ChatResponse, message=message, finish_reason=reason))
+        conversation.add("q", answer)
+        assert conversation.messages[-1] == pb.Message(text="t")
+        assert answer.tool_calls
