@@ -45,3 +45,20 @@ async def test_template_variables_keep_their_types(vllm: RunningServer) -> None:
     request.template.kwargs.update({"mood": "gay", "level": 41, "deep": {"a": [1, 2.5, True]}})
 
     assert await render(vllm, MOODY, request) == "Hi|gay|42|{'a': [1, 2.5, True]}"
+
+
+CALLING = "{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}"
+
+
+@pytest.mark.parametrize("written", ['{"a": 1', "[1]", "[" * 50_000, ""])
+async def test_wrong_arguments_do_not_end_a_conversation(vllm: RunningServer, written: str) -> None:
+    """What a model once wrote wrong is shown to it as an empty object."""
+    call = pb.ToolCall(id="1", name="f", arguments=written)
+    request = pb.ChatRequest(
+        messages=[
+            pb.Message(role=pb.ROLE_ASSISTANT, tool_calls=[call]),
+            pb.Message(role=pb.ROLE_TOOL, tool_call_id="1", text="error"),
+        ]
+    )
+
+    assert "'arguments': {}" in await render(vllm, CALLING, request)

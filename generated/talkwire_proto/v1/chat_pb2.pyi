@@ -838,7 +838,9 @@ class ToolCall(_message.Message):
     id: _builtins.str
     name: _builtins.str
     arguments: _builtins.str
-    """JSON text as the model wrote it: parse it, expect it to be wrong."""
+    """JSON text as the model wrote it: parse it, expect it to be wrong. In a history, what is no JSON
+    object is shown to the model as an empty one.
+    """
     def __init__(
         self,
         *,

@@ -1,5 +1,6 @@
 """What a ChatRequest may say, whatever the model. Finds every fault at once; changes nothing."""
 
+from talkwire_server.checks.json_text import json_fault
 from talkwire_server.checks.request import (
     REQUEST_ID,
     Support,
@@ -9,4 +10,12 @@ from talkwire_server.checks.request import (
 )
 from talkwire_server.checks.tool import forces_call
 
-__all__ = ["REQUEST_ID", "Support", "beyond", "forces_call", "refuse_unknown", "violations"]
+__all__ = [
+    "REQUEST_ID",
+    "Support",
+    "beyond",
+    "forces_call",
+    "json_fault",
+    "refuse_unknown",
+    "violations",
+]

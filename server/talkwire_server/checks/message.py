@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks.json_text import json_fault
 from talkwire_server.errors import Violation
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -71,9 +70,6 @@ def _calls(message: pb.Message, path: str, calls: set[str]) -> Iterator[Violatio
         for name in ("id", "name"):
             if not getattr(call, name):
                 yield Violation(f"{at}.{name}", "required", "REQUIRED")
-        # Models do leave out the arguments of a function that has no parameters.
-        if call.arguments and (fault := json_fault(call.arguments, dict)):
-            yield Violation(f"{at}.arguments", fault, "MALFORMED")
         calls.add(call.id)
     if message.role != pb.ROLE_TOOL:
         if message.tool_call_id:

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import Support, forces_call
+from talkwire_server.checks import Support, forces_call, json_fault
 from talkwire_server.conversation import ROLE_NAMES, conversation
 
 
@@ -125,11 +125,16 @@ def _message(message: pb.Message) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
+                "function": {"name": call.name, "arguments": _arguments(call)},
             }
             for call in message.tool_calls
         ]
     return made
+
+
+def _arguments(call: pb.ToolCall) -> str:
+    # Templates want an object, and what a model once wrote wrong must not end the conversation.
+    return "{}" if json_fault(call.arguments, dict) else call.arguments
 
 
 def _part(part: pb.Part) -> dict[str, Any]:
