@@ -22,8 +22,6 @@ async def asked(query: str) -> AsyncIterator[AsyncStream]:
     """Ask; a refusal becomes an HTTP status. When the browser is gone, this block is left."""
     try:
         async with client.stream(query) as stream:
-            if not stream.id:  # refused: reading raises why
-                await anext(stream)
             yield stream
     except Error as error:
         raise HTTPException(STATUSES.get(error.code.name, 500), error.code.name) from None

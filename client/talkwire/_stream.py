@@ -21,13 +21,14 @@ class StreamBase:
     """An answer that comes in pieces.
 
     Attributes:
-        id: The request's id, known from where the block is entered on; empty if it was refused.
+        id: The request's id, known from where the block is entered on.
 
     """
 
     def __init__(self, reader: Reader) -> None:
         self.id = ""
         self._call: Any = None  # grpc's, once the block is entered
+        self._ahead: Chunk | None = None  # was read to enter the block
         self._cancelled = False
         self._reader = reader
         self._answer = Accumulator()
@@ -60,15 +61,22 @@ class StreamBase:
         if self._cancelled:  # while it waited for a connection
             call.cancel()
 
-    def _admitted(self, metadata: Any) -> None:
+    def _admitted(self, metadata: Any) -> bool:
+        """Tell whether the server has taken the call; if not, reading raises why."""
         self.id = dict(metadata).get("x-request-id", "")
+        return bool(self.id)
+
+    def _keep(self, chunk: Chunk | None) -> None:
+        """Keep what came without an admission: a proxy may hold the metadata back."""
+        self._ahead = chunk
+        self.id = self.answer.id
 
 
 class Stream(StreamBase, Iterator[Chunk]):
     """An answer as it is generated.
 
-    The call starts where the `with` block is entered. Wherever and however the block is left
-    before the end, the call is cancelled on the server.
+    The call starts where the `with` block is entered, which raises `Error` if it is refused.
+    Wherever and however the block is left before the end, the call is cancelled on the server.
 
         with client.stream("Tell me a story.") as stream:
             for chunk in stream:
@@ -98,7 +106,8 @@ class Stream(StreamBase, Iterator[Chunk]):
     def __enter__(self) -> Self:
         self._begin(self._start())
         try:
-            self._admitted(self._call.initial_metadata())
+            if not self._admitted(self._call.initial_metadata()):
+                self._keep(next(self, None))
         except BaseException:
             self.cancel()  # no block is entered that would do it
             raise
@@ -118,6 +127,9 @@ class Stream(StreamBase, Iterator[Chunk]):
     def __next__(self) -> Chunk:
         if self._call is None:
             raise RuntimeError(OUTSIDE_WITH.format("with"))
+        if chunk := self._ahead:
+            self._ahead = None
+            return chunk
         try:
             delta = next(self._call)
         except grpc.RpcError as error:
@@ -129,8 +141,8 @@ class Stream(StreamBase, Iterator[Chunk]):
 class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     """An answer as it is generated.
 
-    The call starts where the `async with` block is entered. Wherever and however the block is left
-    before the end, the call is cancelled on the server.
+    The call starts where the `async with` block is entered, which raises `Error` if it is refused.
+    Wherever and however the block is left before the end, the call is cancelled on the server.
 
         async with client.stream("Tell me a story.") as stream:
             async for chunk in stream:
@@ -162,7 +174,8 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     async def __aenter__(self) -> Self:
         self._begin(await self._start())
         try:
-            self._admitted(await self._call.initial_metadata())
+            if not self._admitted(await self._call.initial_metadata()):
+                self._keep(await anext(self, None))
         except BaseException:
             self.cancel()  # no block is entered that would do it
             raise
@@ -182,6 +195,9 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     async def __anext__(self) -> Chunk:
         if self._call is None:
             raise RuntimeError(OUTSIDE_WITH.format("async with"))
+        if chunk := self._ahead:
+            self._ahead = None
+            return chunk
         try:
             delta = await self._call.read()
         except grpc.RpcError as error:

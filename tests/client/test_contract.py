@@ -122,11 +122,11 @@ async def test_an_unknown_model_is_refused_with_the_known_ones(client: Any) -> N
     assert caught.value.available == ["echo"]
 
 
-async def test_a_failing_stream_raises_where_it_is_read(client: Any) -> None:
-    """The same errors come from a stream, with the (empty) answer so far."""
-    async with client.stream("x", model="gpt") as stream:
-        with pytest.raises(talkwire.ModelNotFound) as caught:
-            await stream.wait()
+async def test_a_refused_stream_is_not_entered(client: Any) -> None:
+    """The same errors come where its block is entered, with the (empty) answer so far."""
+    with pytest.raises(talkwire.ModelNotFound) as caught:
+        async with client.stream("x", model="gpt"):
+            pytest.fail("entered")
 
     assert caught.value.partial
     assert caught.value.partial.text == ""
