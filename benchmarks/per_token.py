@@ -17,7 +17,9 @@ ROUNDS = 7
 ROOT = Path(__file__).parent.parent
 
 REPLAY = """
-import asyncio, json, sys, time
+import asyncio, json, time
+from contextlib import contextmanager
+from types import SimpleNamespace
 from vllm.outputs import CompletionOutput, RequestOutput
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call
@@ -35,6 +37,10 @@ class Replay:
     async def abort(self, _id):
         pass
 
+@contextmanager
+def nullcontext(_model):
+    yield None
+
 class Prompts:
     async def render(self, _call):
         return {}, None
@@ -44,6 +50,7 @@ class Prompts:
 async def main():
     engine = module.VllmEngine.__new__(module.VllmEngine)
     engine._llm, engine._prompts, engine._vocabulary = Replay(), Prompts(), None
+    engine._adapters = SimpleNamespace(using=nullcontext)
     async def answer():
         async for _ in engine.stream(Call("id", "model", pb.ChatRequest(query="x"))):
             pass
@@ -69,7 +76,6 @@ def measure(tree: Path) -> float:
         [sys.executable, "-W", "ignore", "-c", REPLAY],
         env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "VLLM_CONFIGURE_LOGGING": "0"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         check=True,
     )
     return float(json.loads(done.stdout.splitlines()[-1]))

@@ -35,6 +35,7 @@ RETRY_AFTER = 1  # seconds
 # always; all but ASCII is percent-encoded there, and everything is there three times.
 MOST_FAULTS = 32
 MOST_BYTES = 1800
+MOST_FOUND = 1000  # nobody reads on, and looking for them takes its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,14 @@ def fitting(texts: Sequence[str]) -> int:
     return max(1, sum(size <= MOST_BYTES for size in sizes))
 
 
+def more(found: Sequence[object], named: Sequence[object]) -> list[str]:
+    """Say how many faults were found beside those that are named."""
+    count = len(found) - len(named)
+    if len(found) >= MOST_FOUND:
+        return ["and more"]
+    return [f"and {count} more"] if count else []
+
+
 def _size(text: str) -> int:
     return len(quote(text, safe=printable))
 
@@ -82,10 +91,10 @@ class InvalidRequest(CallError):
 
     def __init__(self, violations: Sequence[Violation], **metadata: str) -> None:
         self._most = max(96, MOST_BYTES // len(violations))  # of one description
-        texts = [f"{short(v.field)}: {self._line(v)}" for v in violations]
+        texts = [f"{short(v.field)}: {self._line(v)}" for v in violations[:MOST_FAULTS]]
         self.violations = violations[: fitting(texts)]
-        if more := len(violations) - len(self.violations):
-            texts[-more:] = [f"and {more} more"]
+        del texts[len(self.violations) :]
+        texts += more(violations, self.violations)
         super().__init__("; ".join(texts), **metadata)
 
     def details(self) -> Iterable[Message]:
@@ -144,9 +153,9 @@ class UnsupportedFeature(CallError):
     """The request uses what this server or model lacks."""
 
     def __init__(self, features: Sequence[str]) -> None:
-        self.features = [short(feature) for feature in features]
-        if more := len(features) - fitting(self.features):
-            self.features[-more:] = [f"and {more} more"]
+        self.features = [short(feature) for feature in features[:MOST_FAULTS]]
+        del self.features[fitting(self.features) :]
+        self.features += more(features, self.features)
         super().__init__(f"not supported by this server: {', '.join(self.features)}")
 
     def details(self) -> Iterable[Message]:

@@ -115,6 +115,30 @@ async def test_nothing_is_left_to_generate(llm: AsyncClient) -> None:
     assert rest.usage.completion_tokens == 8
 
 
+async def test_an_answer_that_ended_is_not_continued(llm: AsyncClient) -> None:
+    """After its end of turn, or a stop token amid what may be a stop word, nothing comes."""
+    ended = ask("What is the capital of France?", sampling={"stop": ["is Paris. And"]})
+    whole = await llm.stub.Chat(ended)
+    ended.continuation.token_ids.extend(whole.token_ids)
+    ended.include.prompt_token_ids = True
+    rest = await llm.stub.Chat(ended)
+
+    assert whole.finish_reason == rest.finish_reason == pb.FINISH_REASON_STOP
+    assert whole.message.text.endswith(rest.message.text)
+    assert "<|" not in rest.message.text
+    assert len(rest.prompt_token_ids) == whole.usage.prompt_tokens
+    paris = whole.token_ids[-3]
+    stopped = ask("What is the capital of France?", sampling={"stop_token_ids": [paris]})
+    stopped.sampling.stop.append("of France is Paris. And")
+    first = await llm.stub.Chat(stopped)
+    stopped.continuation.token_ids.extend(first.token_ids)
+    again = await llm.stub.Chat(stopped)
+
+    assert first.stop_match.token_id == again.stop_match.token_id == paris
+    assert first.message.text.endswith(again.message.text)
+    assert "Paris" not in again.message.text
+
+
 async def test_text_is_continued_without_ids(llm: AsyncClient) -> None:
     """Text alone will do where answers are not parsed; here they are, so it is refused."""
     request = ask("What is the capital of France?")

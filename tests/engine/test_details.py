@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support import RunningServer, make
-from talkwire import AsyncClient, InvalidRequest, Unsupported
+from talkwire import AsyncClient, ContextLengthExceeded, InvalidRequest, Unsupported
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server import model
 
@@ -98,6 +98,41 @@ async def test_n_answers_are_reproducible(llm: AsyncClient) -> None:
     assert first.usage.completion_tokens > 12
     with pytest.raises(InvalidRequest, match="n: must be <= "):
         await llm.send(ask(n=10_000))
+
+
+async def test_the_first_message_opens_all_answers(llm: AsyncClient) -> None:
+    """Whichever of n answers speaks first: id, model and the prompt's ids are there, and once."""
+    request = ask(n=4, sampling={"temperature": 1, "seed": 3, "stop": ["The capital of"]})
+    request.include.prompt_token_ids = True
+    deltas = [delta async for delta in llm.stub.ChatStream(request)]
+
+    assert deltas[0].id
+    assert deltas[0].model == model.NAME
+    assert len(deltas[0].prompt_token_ids) == deltas[-1].usage.prompt_tokens
+    assert not any(d.id or d.model or d.prompt_token_ids for d in deltas[1:])
+    assert [d.HasField("usage") for d in deltas] == [False] * (len(deltas) - 1) + [True]
+
+
+async def test_a_prompt_that_cannot_fit_is_not_even_tokenized(llm: AsyncClient) -> None:
+    """Fifteen megabytes are refused before anybody else has to wait for their tokenizing."""
+    with pytest.raises(ContextLengthExceeded) as caught:
+        await llm.chat("x" * (15 << 20))
+
+    assert caught.value.prompt_tokens > caught.value.max_context_tokens == 2048
+
+
+async def test_variables_of_the_renderer_are_not_the_templates(llm: AsyncClient) -> None:
+    """What would reach the tokenizer, and none of its Python gets out."""
+    request = ask()
+    request.template.kwargs.update({"self": 1, "padding": True, "max_length": 3})
+    with pytest.raises(InvalidRequest) as caught:
+        await llm.send(request)
+
+    assert [v.field for v in caught.value.violations] == [
+        "template.kwargs.max_length",
+        "template.kwargs.padding",
+        "template.kwargs.self",
+    ]
 
 
 async def test_biases_and_bounds_of_tokens(llm: AsyncClient) -> None:

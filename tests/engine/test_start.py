@@ -10,6 +10,7 @@ import pytest
 
 from processes import run
 from support import RunningServer
+from talkwire_server.engine import StartError
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="needs talkwire[cpu] or talkwire[gpu]"),
@@ -77,3 +78,12 @@ async def test_a_model_that_cannot_be_imported(
     assert line
     assert line.startswith(text)
     assert "\n" not in line
+
+
+async def test_engine_options_that_make_no_sense(vllm: RunningServer) -> None:
+    """What vLLM does not have, what the contract types, what HTTP alone reads: named at the start."""
+    from talkwire_server.vllm_engine.engine_options import check_engine_options
+
+    check_engine_options(["repetition_detection", "vllm_xargs"])
+    with pytest.raises(StartError, match=r"options n no_such stream top_p: .* vllm_xargs"):
+        check_engine_options(["top_p", "n", "stream", "no_such", "vllm_xargs"])

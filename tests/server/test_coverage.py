@@ -304,7 +304,7 @@ def attributes() -> set[str]:
     trees = (
         ast.parse(file.read_text(encoding="utf-8"))
         for file in files
-        if not file.stem.startswith("echo") and not file.stem.endswith("checks")
+        if not {"echo", "checks"} & set(file.parts)
     )
     return {n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
 

@@ -100,6 +100,18 @@ async def test_however_many_features_are_lacking(channel: grpc.aio.Channel) -> N
         assert len(trailers(caught.value)["grpc-status-details-bin"]) < 6000
 
 
+async def test_more_faults_than_anybody_reads_are_not_looked_for(
+    channel: grpc.aio.Channel,
+) -> None:
+    """Of a hundred thousand the first are named, and that there are more."""
+    request = pb.ChatRequest(messages=[pb.Message()] * 100_000)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ChatServiceStub(channel).Chat(request)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(caught.value.details()).endswith("; and more")
+
+
 class Forgetful(EchoEngine):
     """An engine whose model is gone as soon as it was asked for."""
 

@@ -295,7 +295,8 @@ class ChatRequest(_message.Message):
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
         """Soft limit: on expiry the answer ends OK with FINISH_REASON_TIME_LIMIT, text so far and
-        usage. (The gRPC deadline is the hard one: DEADLINE_EXCEEDED, no usage.)
+        usage. Fetching media is not cut short, so it may come by that much later. (The gRPC deadline is
+        the hard one: DEADLINE_EXCEEDED, no usage.)
         """
 
     @_builtins.property
@@ -304,7 +305,8 @@ class ChatRequest(_message.Message):
         already received, so that the model goes on from exactly there. The answer holds only what
         comes after it, and counts it in max_tokens and usage.completion_tokens as if it had never
         broken off. With temperature 0 in float32 both parts together are the unbroken answer;
-        penalties see the first part as prompt. Needs n = 1 and no output_format or forced tool call.
+        penalties see the first part as prompt. Needs n = 1 and no output_format, forced tool call or
+        include.prompt_logprobs.
         """
 
     @_builtins.property
@@ -959,7 +961,7 @@ class Reasoning(_message.Message):
     max_tokens: _builtins.int
     """Tokens of thought before the model must answer."""
     exclude: _builtins.bool
-    """Think, but do not send the thoughts."""
+    """Think, but do not send the thoughts: no token ids or log-probabilities either."""
     def __init__(
         self,
         *,
@@ -1033,7 +1035,9 @@ class Template(_message.Message):
     continue_final_message: _builtins.bool
     """Continue the last (assistant) message instead of starting a new one: prefill."""
     truncate_prompt_tokens: _builtins.int
-    """Keep at most this many of the prompt's last tokens; -1: the context length."""
+    """Keep at most this many of the prompt's last tokens; -1: as many as the context holds beside
+    the answer (max_tokens). Not with media.
+    """
     @_builtins.property
     def kwargs(self) -> _struct_pb2.Struct:
         """Variables of the model's chat template, e.g. {"enable_thinking": false}.
@@ -1042,7 +1046,7 @@ class Template(_message.Message):
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
-        """Documents for templates with retrieval support."""
+        """Documents for templates with retrieval support. Their values are strings."""
 
     def __init__(
         self,

@@ -96,7 +96,7 @@ class ChatServiceServicer(object):
 
     def CountTokens(self, request, context):
         """Renders and tokenizes a request without running it: its length, and on demand the exact
-        prompt the model would see. Never generates, so it is cheap and needs no free slot.
+        prompt the model would see, without the tokens of a continuation. Never generates, so it is cheap and needs no free slot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

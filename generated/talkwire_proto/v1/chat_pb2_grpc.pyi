@@ -69,7 +69,7 @@ class ChatServiceStub:
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]
     """Renders and tokenizes a request without running it: its length, and on demand the exact
-    prompt the model would see. Never generates, so it is cheap and needs no free slot.
+    prompt the model would see, without the tokens of a continuation. Never generates, so it is cheap and needs no free slot.
     """
     Abort: _grpc.UnaryUnaryMultiCallable[_chat_pb2.AbortRequest, _chat_pb2.AbortResponse]
     """Ends a running request gracefully: its stream finishes with FINISH_REASON_ABORTED plus
@@ -99,7 +99,7 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Renders and tokenizes a request without running it: its length, and on demand the exact
-    prompt the model would see. Never generates, so it is cheap and needs no free slot.
+    prompt the model would see, without the tokens of a continuation. Never generates, so it is cheap and needs no free slot.
     """
     Abort: _aio.UnaryUnaryMultiCallable[_chat_pb2.AbortRequest, _chat_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends a running request gracefully: its stream finishes with FINISH_REASON_ABORTED plus
@@ -150,7 +150,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.CountTokensResponse, _abc.Awaitable[_chat_pb2.CountTokensResponse]]:
         """Renders and tokenizes a request without running it: its length, and on demand the exact
-        prompt the model would see. Never generates, so it is cheap and needs no free slot.
+        prompt the model would see, without the tokens of a continuation. Never generates, so it is cheap and needs no free slot.
         """
 
     @_abc_1.abstractmethod

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
@@ -14,7 +15,7 @@ from talkwire_server.checks.message import ID, message_violations
 from talkwire_server.checks.sampling import sampling_violations
 from talkwire_server.checks.template import struct_violations, template_violations
 from talkwire_server.checks.tool import tool_violations
-from talkwire_server.errors import UnsupportedFeature, Violation
+from talkwire_server.errors import MOST_FOUND, UnsupportedFeature, Violation
 
 REQUEST_ID = ID
 
@@ -47,21 +48,23 @@ def beyond(message: Message, supported: Support, path: str = "") -> Iterator[str
 
 def refuse_unknown(message: Message) -> None:
     """Raise UnsupportedFeature where a message has fields of a newer contract."""
-    if names := list(beyond(message, dict.fromkeys(message.DESCRIPTOR.fields_by_name))):
+    unknown = beyond(message, dict.fromkeys(message.DESCRIPTOR.fields_by_name))
+    if names := list(islice(unknown, MOST_FOUND)):
         raise UnsupportedFeature(names)
 
 
 def violations(request: pb.ChatRequest) -> list[Violation]:
-    """Find every fault of the request that can be seen without the model."""
-    return [
-        *_call(request),
-        *message_violations(request.messages),
-        *sampling_violations(request.sampling),
-        *tool_violations(request),
-        *answer_violations(request),
-        *template_violations(request),
-        *struct_violations(request.engine_options, "engine_options"),
-    ]
+    """Find every fault of the request that can be seen without the model, up to MOST_FOUND."""
+    found = chain(
+        _call(request),
+        message_violations(request.messages),
+        sampling_violations(request.sampling),
+        tool_violations(request),
+        answer_violations(request),
+        template_violations(request),
+        struct_violations(request.engine_options, "engine_options"),
+    )
+    return list(islice(found, MOST_FOUND))
 
 
 def _call(request: pb.ChatRequest) -> Iterator[Violation]:

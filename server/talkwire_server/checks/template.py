@@ -15,11 +15,17 @@ _RESERVED = {
     "continue_final_message",
     "conversation",
     "documents",
+    "max_length",
     "messages",
+    "padding",
+    "return_assistant_tokens_mask",
     "return_dict",
     "return_tensors",
+    "self",
     "tokenize",
+    "tokenizer_kwargs",
     "tools",
+    "truncation",
 }
 
 

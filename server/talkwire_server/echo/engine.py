@@ -22,6 +22,7 @@ Sampling
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from itertools import islice
 from time import monotonic
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,7 +32,12 @@ from talkwire_server.echo.prompt import logprob, media, prompt
 from talkwire_server.echo.script import script
 from talkwire_server.echo.support import unsupported
 from talkwire_server.engine import Call, Delta, Prompt
-from talkwire_server.errors import ContextLengthExceeded, ModelNotFound, UnsupportedFeature
+from talkwire_server.errors import (
+    MOST_FOUND,
+    ContextLengthExceeded,
+    ModelNotFound,
+    UnsupportedFeature,
+)
 
 MAX_CONTEXT_TOKENS = 8192
 
@@ -80,7 +86,7 @@ class EchoEngine:
 
     def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
         """Name what it does not do."""
-        return list(unsupported(request))
+        return list(islice(unsupported(request), MOST_FOUND))
 
     async def render(self, call: Call) -> Prompt:
         """Write the conversation down."""

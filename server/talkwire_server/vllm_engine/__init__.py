@@ -31,11 +31,13 @@ def load(settings: Settings) -> Engine:
     quiet(settings)
     from talkwire_server.vllm_engine.config import chat_template, configure, served_names
     from talkwire_server.vllm_engine.engine import VllmEngine
+    from talkwire_server.vllm_engine.engine_options import check_engine_options
     from talkwire_server.vllm_engine.parsing import check_parsers
 
     names = served_names(settings, path)
     config = configure(settings, path, names)
     check_parsers(settings, config)
+    check_engine_options(settings.engine_options)
     return VllmEngine(config, names, settings, chat_template(settings.chat_template))
 
 

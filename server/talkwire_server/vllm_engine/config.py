@@ -63,7 +63,7 @@ def configure(settings: Settings, path: str, names: Sequence[str]) -> VllmConfig
         return AsyncEngineArgs.from_cli_args(flags).create_engine_config(
             UsageContext.OPENAI_API_SERVER
         )
-    except (ValidationError, ValueError, OSError, ImportError, VLLMError) as error:
+    except (ValidationError, ValueError, OSError, ImportError, RuntimeError, VLLMError) as error:
         text = missing(error) or _first_line(error)
         raise StartError(f"vLLM cannot serve {path}: {text}") from error
 

@@ -46,8 +46,10 @@ class Continued:
         self._detokenizer = IncrementalDetokenizer.from_new_request(
             tokenizer, _core_request(prompt_token_ids, sampling)
         )
-        for token in token_ids:
-            stop = self._detokenizer.update([token], False)
+        ends = set() if sampling.ignore_eos else sampling.all_stop_token_ids
+        ended = token_ids[-1] in ends
+        for i, token in enumerate(token_ids, 1):
+            stop = self._detokenizer.update([token], ended and i == len(token_ids))
             self._texts.append(self._detokenizer.get_next_output_text(stop is not None, True))
             if stop is not None:
                 self.over = ("stop", stop)
@@ -58,9 +60,9 @@ class Continued:
         self.remaining.min_tokens = max(0, sampling.min_tokens - len(token_ids))
         left = (sampling.max_tokens or 0) - len(token_ids)
         self.remaining.max_tokens = max(1, left)
-        ends = {tokenizer.eos_token_id, *(sampling.stop_token_ids or ())}
-        if not self.over and token_ids[-1] in ends and not sampling.ignore_eos:
-            self.over = ("stop", token_ids[-1] if token_ids[-1] != tokenizer.eos_token_id else None)
+        if not self.over and ended:
+            last = token_ids[-1]
+            self.over = ("stop", None if last == tokenizer.eos_token_id else last)
         if not self.over and left <= 0:
             self.over = ("length", None)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
+from itertools import chain, islice
 
 from vllm.config import VllmConfig
 from vllm.outputs import RequestOutput
@@ -19,6 +20,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.adapters import modules
 from talkwire_server.checks import beyond, forces_call
 from talkwire_server.engine import Call, Delta, Prompt, StartError
+from talkwire_server.errors import MOST_FOUND
 from talkwire_server.media import MediaStore
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
@@ -152,7 +154,7 @@ class VllmEngine:
 
     def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
         """Name what the model or this server's flags do not allow."""
-        return [*beyond(request, SUPPORTED), *self._lacking(request)]
+        return list(islice(chain(beyond(request, SUPPORTED), self._lacking(request)), MOST_FOUND))
 
     def _lacking(self, request: pb.ChatRequest) -> Iterator[str]:
         model = self._bases[0]
@@ -167,7 +169,7 @@ class VllmEngine:
         for name in request.engine_options.fields:
             if name not in self._settings.engine_options:
                 yield f"engine_options.{name}"
-        for name in self._prompts.unused(request.template):
+        for name in self._prompts.unused(request):
             yield f"{name} (the model's chat template does not use it)"
         yield from self._media.unsupported(request)
         for path, kind in media_parts(request):

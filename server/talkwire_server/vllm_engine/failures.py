@@ -59,6 +59,8 @@ def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[No
     try:
         yield
     except VLLMValidationError as error:
+        if error.__cause__ and not isinstance(error.__cause__, TemplateError):
+            raise _unrenderable() from error  # the words are of another exception
         raise invalid(_field(error.parameter, request, default), _text(error)) from error
     except ValidationError as error:
         faults = [
@@ -69,8 +71,7 @@ def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[No
     except TimeoutError as error:
         raise invalid("messages", "the chat template takes too long") from error
     except (TemplateError, ValueError, TypeError, OverflowError) as error:
-        log.warning("vLLM cannot render a request", exc_info=True)
-        raise invalid("request", "vLLM cannot render it") from error
+        raise _unrenderable() from error
 
 
 @contextmanager
@@ -99,6 +100,11 @@ def generating(request: pb.ChatRequest) -> Iterator[None]:
 def invalid(field: str, text: str) -> InvalidRequest:
     """Make the refusal of one field."""
     return InvalidRequest([Violation(field, text)])
+
+
+def _unrenderable() -> InvalidRequest:
+    log.warning("vLLM cannot render a request", exc_info=True)
+    return invalid("request", "vLLM cannot render it")
 
 
 def _field(parameter: str | None, request: pb.ChatRequest, default: str = "request") -> str:

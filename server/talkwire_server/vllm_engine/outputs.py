@@ -61,7 +61,7 @@ class Deltas:
         if self._first:
             self._head(self._first, output)
         for part in output.outputs:
-            delta = self._pending.pop(part.index, None) or self._opened(part.index)
+            delta = self._pending.pop(part.index, None) or Delta(index=part.index)
             self._read(delta, part)
             self._tokens += len(part.token_ids)
             if part.finish_reason is not None:
@@ -70,27 +70,25 @@ class Deltas:
                 self._pending[part.index] = delta
                 continue
             made.append(delta)
+        if made and self._first:
+            made[0].MergeFrom(self._first)
+            self._first = None
         if output.finished:
             self._close(made[-1], output)
         return made
 
     def over(self, finish_reason: str, stop_reason: str | int | None, text: str) -> Delta:
         """Make the only delta of an answer of which nothing is left to generate."""
-        delta = self._opened(0)
         part = CompletionOutput(
             0, text, [], None, None, finish_reason=finish_reason, stop_reason=stop_reason
         )
+        ids = self._job.prompt_token_ids
+        output = RequestOutput("", None, ids, None, [part], finished=True)
+        delta = self._first or Delta()
+        self._head(delta, output)
         self._read(delta, part)
         self._finish(delta, part)
-        ids = self._job.prompt_token_ids
-        self._close(delta, RequestOutput("", None, ids, None, [part], finished=True))
-        return delta
-
-    def _opened(self, index: int) -> Delta:
-        delta, self._first = self._first, None
-        if delta is None:
-            return Delta(index=index)
-        delta.index = index
+        self._close(delta, output)
         return delta
 
     def _head(self, delta: Delta, output: RequestOutput) -> None:

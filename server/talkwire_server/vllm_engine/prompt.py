@@ -1,6 +1,6 @@
 """From an admitted call to what vLLM generates from, by its own renderer. Generates nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from talkwire_server.vllm_engine.continuation import Continued
 from talkwire_server.vllm_engine.failures import invalid, rendering
 from talkwire_server.vllm_engine.parsing import Reading, make_renderer, needs_parser
 from talkwire_server.vllm_engine.request import vllm_request
+
+_EFFORT = ("reasoning_effort", "enable_thinking")  # how vLLM tells a template of an effort
 
 
 @dataclass(slots=True)
@@ -81,17 +83,24 @@ class Prompts:
         """Render once, so that the first request need not wait for Jinja."""
         self._renderer.warmup()
 
-    def unused(self, template: pb.Template) -> Iterator[str]:
-        """Name the variables that the model's chat template would not see, or has no use for."""
-        names = set(template.kwargs.fields)
+    def unused(self, request: pb.ChatRequest) -> Iterator[str]:
+        """Name what the model's chat template would not see, or has no use for."""
+        names, effort = request.template.kwargs.fields.keys(), request.reasoning.effort
+        if not (names or effort or request.template.documents):
+            return
         text = self._template()
-        if names and text is not None:
-            names -= resolve_chat_template_kwargs(
-                self._tokenizer, text, dict.fromkeys(names), raise_on_unexpected=False
-            ).keys()
-        yield from (f"template.kwargs.{name}" for name in sorted(names))
-        if template.documents and "documents" not in (text or ""):
+        if effort > pb.Reasoning.EFFORT_NONE and text and not self._used(_EFFORT, text):
+            yield "reasoning.effort"
+        for name in sorted(names - (self._used(names, text) if text else set())):
+            yield f"template.kwargs.{name}"
+        if request.template.documents and "documents" not in (text or ""):
             yield "template.documents"
+
+    def _used(self, names: Iterable[str], template: str) -> Set[str]:
+        used: dict[str, None] = resolve_chat_template_kwargs(
+            self._tokenizer, template, dict.fromkeys(names), raise_on_unexpected=False
+        )
+        return used.keys()
 
     def _template(self) -> str | None:
         """Return the model's chat template; None for gpt-oss, which has a format of its own."""
@@ -110,6 +119,7 @@ class Prompts:
 
     async def _render(self, call: Call) -> tuple["Request", EngineInput]:
         asked = await self._media.resolve(call.request)
+        self._check_length(asked)
         with rendering(asked):
             request = Request(**self._request(call, asked))
             try:
@@ -125,6 +135,15 @@ class Prompts:
         if tokens >= limit:
             raise ContextLengthExceeded(tokens, limit)
         return request, prompt
+
+    def _check_length(self, asked: pb.ChatRequest) -> None:
+        """Refuse what no tokenizer could make fit, before it takes its time to find out."""
+        if asked.template.HasField("truncate_prompt_tokens"):
+            return
+        characters = len(asked.query) + sum(len(m.text) for m in asked.messages)
+        least = characters // self._tokenizer.max_chars_per_token
+        if least >= self._config.max_model_len:
+            raise ContextLengthExceeded(least, self._config.max_model_len)
 
     async def job(self, call: Call) -> Job:
         """Make all that vLLM needs to answer a call.
@@ -171,6 +190,9 @@ class Prompts:
         used, limit = len(job.prompt_token_ids) + len(ids), self._config.max_model_len
         if used > limit:
             raise ContextLengthExceeded(used, limit)
+        job.sampling.update_from_generation_config(  # as vLLM does it later, for its own eyes
+            self._config.try_get_generation_config(), self._tokenizer.eos_token_id
+        )
         job.continued = Continued(self._tokenizer, job.prompt_token_ids, job.sampling, ids)
         job.sampling = job.continued.remaining
         job.prompt = {**job.prompt, "prompt_token_ids": job.prompt_token_ids + ids}

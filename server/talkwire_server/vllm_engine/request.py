@@ -51,11 +51,12 @@ SUPPORTED: Support = {
     "engine_options": None,
 }
 
-# Names of `Sampling` that vLLM's request spells differently.
-_SPELLED = {
+SPELLED = {
     "max_tokens": "max_completion_tokens",
     "include_stop": "include_stop_str_in_output",
 }
+"""Names of `Sampling` that vLLM's request spells differently."""
+
 _CHOICES = {
     pb.ToolChoice.MODE_UNSPECIFIED: "auto",
     pb.ToolChoice.MODE_AUTO: "auto",
@@ -154,7 +155,7 @@ def _sampling(sampling: pb.Sampling) -> dict[str, Any]:
             value = {str(token): bias for token, bias in value.items()}
         elif not isinstance(value, (bool, int, float)):
             value = list(value)
-        made[_SPELLED.get(field.name, field.name)] = value
+        made[SPELLED.get(field.name, field.name)] = value
     return made
 
 
