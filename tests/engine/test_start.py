@@ -81,7 +81,7 @@ async def test_a_model_that_cannot_be_imported(
 
 
 async def test_engine_options_that_make_no_sense(vllm: RunningServer) -> None:
-    """What vLLM does not have, what the contract types, what HTTP alone reads: named at the start."""
+    """What vLLM does not have, what the contract types, what HTTP alone reads: all are named."""
     from talkwire_server.vllm_engine.engine_options import check_engine_options
 
     check_engine_options(["repetition_detection", "vllm_xargs"])

@@ -160,8 +160,12 @@ class VllmEngine:
         model = self._bases[0]
         if request.priority and self._config.scheduler_config.policy != "priority":
             yield "priority (the server has no --scheduling-policy priority)"
-        if may_call(request) and not forces_call(request) and not model.tools:
-            yield "tools with tool_choice AUTO (the server has no --tool-call-parser)"
+        if may_call(request) and not forces_call(request):
+            if not model.tools:
+                yield "tools with tool_choice AUTO (the server has no --tool-call-parser)"
+            for i, tool in enumerate(request.tools):
+                if tool.function.strict and not self._prompts.constrains_calls:
+                    yield f"tools[{i}].function.strict (the tool call parser has no grammar)"
         if request.HasField("reasoning") and not model.reasoning:
             yield "reasoning (the server has no --reasoning-parser)"
         if request.continuation.text and (model.tools or model.reasoning):

@@ -79,6 +79,12 @@ class Prompts:
         self._tokenizer = renderer.get_tokenizer()
         self._renderer = make_renderer(config, renderer, chat_template, settings)
 
+    @property
+    def constrains_calls(self) -> bool:
+        """Whether calls that the model may make can be held to their tools' schemas."""
+        parser = self._renderer.parser.tool_parser_cls
+        return parser is not None and parser.structural_tag_model is not None
+
     def warmup(self) -> None:
         """Render once, so that the first request need not wait for Jinja."""
         self._renderer.warmup()
