@@ -12,11 +12,19 @@ class Accumulator:
 
     Deltas of the answers of n > 1 may come mixed; each answer's own are in order. The messages of
     an answer that broke off, and then those of its continuation, amount to the unbroken answer.
+
+    Args:
+        begun: The answer that broke off, if the messages are those of its continuation.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begun: pb.ChatResponse | None = None) -> None:
         self._head = pb.ChatResponse()
         self._choices: dict[_Index, _Choice] = {0: _Choice()}
+        if begun is not None:
+            self.add(_as_delta(begun))
+            self._head.prompt_token_ids.extend(begun.prompt_token_ids)
+            self._head.prompt_logprobs.extend(begun.prompt_logprobs)
 
     def add(self, delta: pb.ChatStreamResponse) -> None:
         """Take the next message of the stream."""
@@ -52,6 +60,20 @@ class Accumulator:
         response.token_ids.extend(first.token_ids)
         response.alternatives.extend(others)
         return response
+
+
+def _as_delta(begun: pb.ChatResponse) -> pb.ChatStreamResponse:
+    """Return what goes on of an answer: neither its call's id and usage, nor its end."""
+    return pb.ChatStreamResponse(
+        text=begun.message.text,
+        reasoning=begun.message.reasoning,
+        tool_calls=[
+            pb.ToolCallDelta(index=i, id=call.id, name=call.name, arguments=call.arguments)
+            for i, call in enumerate(begun.message.tool_calls)
+        ],
+        logprobs=begun.logprobs,
+        token_ids=begun.token_ids,
+    )
 
 
 class _Choice:

@@ -54,11 +54,18 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
         output: object = None,
+        begun: Answer | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
-        `output` is the type that `Answer.parsed` shall be of. Raises `Error`.
+        `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
+        request's continuation goes on with, if both shall be one. Raises `Error`.
         """
+        if begun:  # only a stream tells which call of several goes on
+            async with self.send_stream(
+                request, timeout=timeout, metadata=metadata, output=output, begun=begun
+            ) as stream:
+                return await stream.wait()
         read = reader(output, request).whole
         return Answer(await self._ask(self.stub.Chat, request, self._call(timeout, metadata)), read)
 
@@ -69,17 +76,19 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
         output: object = None,
+        begun: Answer | None = None,
     ) -> AsyncStream:
         """Send a request of your own making, and get the answer piece by piece.
 
-        `output` is the type that `Answer.parsed` shall be of.
+        `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
+        request's continuation goes on with, if both shall be one.
         """
 
-        async def start() -> Any:
-            call = await self._connect(self._call(timeout, metadata))
+        async def start(partial: Answer) -> Any:
+            call = await self._connect(self._call(timeout, metadata), partial)
             return self.stub.ChatStream(request, **call)
 
-        return AsyncStream(self, start, reader(output, request))
+        return AsyncStream(self, start, reader(output, request), begun)
 
     async def run_tools(
         self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
@@ -197,7 +206,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
                 raise
             raise from_cancel(self.target) from None
 
-    async def _connect(self, call: dict[str, Any]) -> dict[str, Any]:
+    async def _connect(self, call: dict[str, Any], partial: Answer | None = None) -> dict[str, Any]:
         """Wait for a connection; return the call's arguments with the time that is left."""
         if not self._options.wait_for_ready:
             return call
@@ -206,7 +215,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
             async with asyncio.timeout(seconds):
                 await self.channel.channel_ready()
         except TimeoutError:
-            raise no_connection(self.target, seconds) from None
+            raise no_connection(self.target, seconds, partial) from None
         return less(call, monotonic() - begin)
 
 

@@ -23,12 +23,14 @@ _EFFORTS = {
 
 def split(query: Query, options: Mapping[str, Any]) -> tuple[pb.ChatRequest, CallSettings]:
     """Build the request of `options`, and what of them concerns the call."""
+    request = build(query, options)
     call = CallSettings(
         timeout=options.get("timeout"),
         metadata=options.get("metadata"),
         output=options.get("output"),
+        begun=_begun(request, options.get("continuation")),
     )
-    return build(query, options), call
+    return request, call
 
 
 def build(query: Query, options: Mapping[str, Any]) -> pb.ChatRequest:
@@ -92,7 +94,7 @@ def _place(request: pb.ChatRequest, name: str, value: Any, faults: Faults) -> No
             limit = value if isinstance(value, timedelta) else timedelta(seconds=value)
             request.time_limit.FromTimedelta(limit)
         case "continuation":
-            _continue(request.continuation, value)
+            _continue(request, value)
         case "engine_options":
             put_json(request.engine_options, value)
         case _:
@@ -110,14 +112,31 @@ def _reasoning(reasoning: pb.Reasoning, value: Any, faults: Faults) -> None:
     put_each(reasoning, controls, faults)
 
 
-def _continue(continuation: pb.Continuation, value: Any) -> None:
+def _continue(request: pb.ChatRequest, value: Any) -> None:
+    had = pb.Continuation()
     if isinstance(value, pb.Continuation):
-        continuation.CopyFrom(value)
+        request.continuation.CopyFrom(value)
     elif not isinstance(value, Answer):
-        put(continuation, "token_ids", value)
+        put(had, "token_ids", value)
     elif value.token_ids:
-        continuation.token_ids.extend(value.token_ids)
+        had.token_ids.extend(value.token_ids)
     elif value.reasoning or value.tool_calls:
         raise ValueError('thoughts and calls go on by token ids: ask with include={"token_ids": 1}')
-    elif value.text:  # else nothing came: it begins anew
-        continuation.text = value.text
+    else:
+        had.text = value.text
+    if had.ByteSize():  # else nothing came: it begins anew
+        request.continuation.CopyFrom(had)
+
+
+def _begun(request: pb.ChatRequest, value: Any) -> Answer | None:
+    """Return the answer that a request goes on with, for the client to hold the whole.
+
+    The whole has token ids for all of its text, or none: they are what it would go on from next.
+    """
+    if not isinstance(value, Answer) or not request.HasField("continuation"):
+        return None
+    if value.token_ids:
+        request.include.token_ids = True
+    elif request.include.token_ids:
+        raise ValueError("continuation: has no token ids, so those of the rest are of no use")
+    return value

@@ -58,7 +58,7 @@ class Error(Exception):
         metadata: The server's variables of the message.
         request_id: The request's id, to find it in the server's log; may be empty.
         retry_after: Seconds after which the server asks to try again, if it does.
-        partial: The answer as far as it came, if it was streamed.
+        partial: The answer as far as it came, if it was streamed or goes on with another.
 
     """
 
@@ -213,10 +213,10 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     )
 
 
-def no_connection(target: str, seconds: float) -> ConnectError:
+def no_connection(target: str, seconds: float, partial: Answer | None = None) -> ConnectError:
     """Make the exception of a connection that did not come about in time."""
     text = f"no connection to {target} within {seconds:g} s"
-    return ConnectError(text, code=Code.UNAVAILABLE, target=target)
+    return ConnectError(text, code=Code.UNAVAILABLE, target=target, partial=partial)
 
 
 def from_cancel(target: str, partial: Answer | None = None) -> Cancelled:

@@ -92,9 +92,11 @@ class ChatOptions(SamplingOptions, total=False):
         cache_salt: Share prefix-cache entries only with requests of the same salt.
         request_id: An id of the caller's own, 1 to 128 of [A-Za-z0-9._:-].
         time_limit: Seconds after which the answer ends where it is, whole and well ("time_limit").
-        continuation: An answer that broke off, such as `Error.partial`, or the ids of its tokens:
-            go on from there. The new answer holds only the rest. Exact with token ids, which
-            `include={"token_ids": True}` brings.
+        continuation: An answer that broke off, such as `Error.partial`: go on from there. The new
+            answer holds the whole, and may break off and go on again; chunks are only the new
+            ones. Exact with token ids, which `include={"token_ids": True}` brings, and which are
+            then asked for again. Of token ids or a `pb.Continuation` only the rest is answered.
+            None, and what is empty, begin anew.
         engine_options: The engine's own, where the server's operator allows them.
     """
 
@@ -116,7 +118,7 @@ class ChatOptions(SamplingOptions, total=False):
     cache_salt: str
     request_id: str
     time_limit: float | timedelta
-    continuation: Answer | pb.Continuation | Sequence[int]
+    continuation: Answer | pb.Continuation | Sequence[int] | None
     engine_options: Mapping[str, object]
 
 
@@ -138,3 +140,4 @@ class CallSettings(TypedDict):
     timeout: float | None
     metadata: Mapping[str, str] | None
     output: object
+    begun: Answer | None

@@ -25,17 +25,17 @@ class StreamBase:
 
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, begun: Answer | None) -> None:
         self.id = ""
         self._call: Any = None  # grpc's, once the block is entered
         self._ahead: Chunk | None = None  # was read to enter the block
         self._cancelled = False
         self._reader = reader
-        self._answer = Accumulator()
+        self._answer = Accumulator(begun.proto if begun else None)
 
     @property
     def answer(self) -> Answer:
-        """The answer as far as it came; see `Answer.complete`."""
+        """The answer as far as it came, with what it goes on with; see `Answer.complete`."""
         return Answer(self._answer.response, self._reader.whole)
 
     @property
@@ -83,8 +83,14 @@ class Stream(StreamBase, Iterator[Chunk]):
                 print(chunk, end="", flush=True)
     """
 
-    def __init__(self, client: "Client", start: Callable[[], Any], reader: Reader) -> None:
-        super().__init__(reader)
+    def __init__(
+        self,
+        client: "Client",
+        start: Callable[[Answer], Any],
+        reader: Reader,
+        begun: Answer | None,
+    ) -> None:
+        super().__init__(reader, begun)
         self._client = client
         self._start = start
 
@@ -104,7 +110,7 @@ class Stream(StreamBase, Iterator[Chunk]):
         return self.wait()
 
     def __enter__(self) -> Self:
-        self._begin(self._start())
+        self._begin(self._start(self.answer))
         try:
             if not self._admitted(self._call.initial_metadata()):
                 self._keep(next(self, None))
@@ -150,9 +156,13 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     """
 
     def __init__(
-        self, client: "AsyncClient", start: Callable[[], Awaitable[Any]], reader: Reader
+        self,
+        client: "AsyncClient",
+        start: Callable[[Answer], Awaitable[Any]],
+        reader: Reader,
+        begun: Answer | None,
     ) -> None:
-        super().__init__(reader)
+        super().__init__(reader, begun)
         self._client = client
         self._start = start
 
@@ -172,7 +182,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         return await self.wait()
 
     async def __aenter__(self) -> Self:
-        self._begin(await self._start())
+        self._begin(await self._start(self.answer))
         try:
             if not self._admitted(await self._call.initial_metadata()):
                 self._keep(await anext(self, None))

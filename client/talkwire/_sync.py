@@ -50,11 +50,18 @@ class Client(ClientBase[grpc.Channel]):
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
         output: object = None,
+        begun: Answer | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
-        `output` is the type that `Answer.parsed` shall be of. Raises `Error`.
+        `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
+        request's continuation goes on with, if both shall be one. Raises `Error`.
         """
+        if begun:  # only a stream tells which call of several goes on
+            with self.send_stream(
+                request, timeout=timeout, metadata=metadata, output=output, begun=begun
+            ) as stream:
+                return stream.wait()
         read = reader(output, request).whole
         return Answer(self._ask(self.stub.Chat, request, self._call(timeout, metadata)), read)
 
@@ -65,16 +72,20 @@ class Client(ClientBase[grpc.Channel]):
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
         output: object = None,
+        begun: Answer | None = None,
     ) -> Stream:
         """Send a request of your own making, and get the answer piece by piece.
 
-        `output` is the type that `Answer.parsed` shall be of.
+        `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
+        request's continuation goes on with, if both shall be one.
         """
 
-        def start() -> Any:
-            return self.stub.ChatStream(request, **self._connect(self._call(timeout, metadata)))
+        def start(partial: Answer) -> Any:
+            return self.stub.ChatStream(
+                request, **self._connect(self._call(timeout, metadata), partial)
+            )
 
-        return Stream(self, start, reader(output, request))
+        return Stream(self, start, reader(output, request), begun)
 
     def run_tools(
         self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
@@ -184,7 +195,7 @@ class Client(ClientBase[grpc.Channel]):
         except grpc.RpcError as error:
             raise self._error(error) from error
 
-    def _connect(self, call: dict[str, Any]) -> dict[str, Any]:
+    def _connect(self, call: dict[str, Any], partial: Answer | None = None) -> dict[str, Any]:
         """Wait for a connection; return the call's arguments with the time that is left."""
         if self._connected or not self._options.wait_for_ready:
             return call
@@ -195,7 +206,7 @@ class Client(ClientBase[grpc.Channel]):
             probe(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise no_connection(self.target, seconds) from None
+                raise no_connection(self.target, seconds, partial) from None
         self._connected = True
         return less(call, monotonic() - begin)
 

@@ -236,28 +236,28 @@ async def test_tokens_are_counted_without_an_answer(client: Any) -> None:
 
 @pytest.mark.parametrize("include", [EVERYTHING, {"token_ids": True}, {}])
 async def test_a_broken_answer_goes_on(slow_client: Any, client: Any, include: Any) -> None:
-    """The partial answer and its continuation amount to the unbroken one, field by field."""
+    """However often: both clients hold the whole, which is the unbroken one, field by field."""
     options = {"include": include, "system": "", "request_id": "same"}
-    query, folded = "a b c d e", Accumulator()
-    async with slow_client.stream(query, **options) as stream:
-        async for chunk in stream:
-            folded.add(chunk.proto)
-            if stream.answer.text == "a b":
-                stream.cancel()
-                break
-    later = {**include, "prompt_logprobs": None}
-    rest = slow_client.stream(query, **{**options, "include": later}, continuation=stream.answer)
-    async with rest as stream:
-        async for chunk in stream:
-            folded.add(chunk.proto)
-    unbroken = (await client.chat(query, **options)).proto
-    for whole in (folded.response, unbroken):
-        whole.ClearField("timing")
+    query, folded, said = "a b c d e", Accumulator(), []
+    answer: Any = None
+    chatted: Any = None
+    for until in ("a b", "a b c", ""):
+        async with slow_client.stream(query, **options, continuation=answer) as stream:
+            async for chunk in stream:
+                folded.add(chunk.proto)
+                said.append(chunk.text)
+                if stream.answer.text == until:
+                    break
+        answer = stream.answer
+        options["include"] = {**include, "prompt_logprobs": None}
+        chatted = chatted or await client.chat(query, **options, continuation=answer)
+    unbroken = await client.chat(query, **{**options, "include": include})
 
-    assert stream.answer.text == " c d e"
-    assert folded.response.usage == unbroken.usage
-    unbroken.timing.CopyFrom(folded.response.timing)
-    assert folded.response == unbroken
+    assert said == ["a", " b", " c", " d", " e", ""]
+    for whole in (answer.proto, folded.response, chatted.proto):
+        assert whole.timing.HasField("total")
+        whole.timing.CopyFrom(unbroken.proto.timing)
+        assert whole == unbroken.proto
 
 
 async def test_an_error_leaves_what_a_continuation_needs(slow_client: Any) -> None:
@@ -269,7 +269,27 @@ async def test_an_error_leaves_what_a_continuation_needs(slow_client: Any) -> No
     assert caught.value.partial
     rest = await slow_client.chat("a b c d e", continuation=caught.value.partial, **options)
 
-    assert caught.value.partial.text + rest.text == "a b c d e"
+    assert "a b c d e".startswith(caught.value.partial.text)
+    assert (rest.text, rest.token_ids) == ("a b c d e", [0, 1, 2, 3, 4])
+
+
+async def test_what_a_continuation_begins_with_is_never_lost(slow_client: Any, kind: str) -> None:
+    """Whatever fails, of `chat` as of a stream, `error.partial` holds it; also of no connection."""
+    options: dict[str, Any] = {"include": {"token_ids": True}}
+    async with slow_client.stream("a b c d e", **options) as stream:
+        await anext(aiter(stream))
+        begun = stream.answer
+    for fault in ({"timeout": 0.05}, {"temperature": -1}):
+        with pytest.raises(talkwire.Error) as caught:
+            await slow_client.chat("a b c d e", continuation=begun, **options, **fault)
+        assert caught.value.partial
+        assert caught.value.partial.text.startswith("a")
+        assert not caught.value.partial.complete
+    async with calling(kind, "127.0.0.1:1", connect_timeout=0.2) as nobody:
+        with pytest.raises(talkwire.ConnectError, match="no connection") as caught:
+            await nobody.chat("a b c d e", continuation=begun)
+    assert caught.value.partial
+    assert (caught.value.partial.text, caught.value.partial.token_ids) == ("a", [0])
 
 
 async def test_a_continued_call_folds_to_the_whole_one(client: Any) -> None:
@@ -285,6 +305,13 @@ async def test_a_continued_call_folds_to_the_whole_one(client: Any) -> None:
         rest = await client.chat(query, continuation=whole.token_ids[:at], **options)
         assert rest.token_ids == whole.token_ids[at:]
         assert whole.reasoning.endswith(rest.reasoning)
+        async with client.stream(query, **options) as stream:
+            while len(stream.answer.token_ids) < at:
+                await anext(aiter(stream))
+        both = await client.chat(query, continuation=stream.answer, **options)
+        assert both.token_ids == whole.token_ids
+        assert (both.reasoning, len(both.tool_calls)) == (whole.reasoning, 1)
+        assert both.tool_calls[0].arguments == whole.tool_calls[0].arguments
     folded, deltas = Accumulator(), []
     async with client.stream(query, **options) as stream:
         deltas = [chunk.proto async for chunk in stream]

@@ -22,7 +22,7 @@ from talkwire import (
     StructuralTag,
     Video,
 )
-from talkwire._build import build
+from talkwire._build import build, split
 from talkwire_proto.v1 import chat_pb2 as pb
 
 SCHEMA = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "number"}}}
@@ -205,8 +205,26 @@ def test_what_an_answer_goes_on_with() -> None:
     assert build("", {"continuation": ids}).continuation == pb.Continuation(token_ids=[1, 2])
     assert build("", {"continuation": text}).continuation == pb.Continuation(text="t")
     assert not build("", {"continuation": Answer(pb.ChatResponse())}).HasField("continuation")
+    assert build("", {"continuation": []}) == build("", {"continuation": None}) == build("", {})
     with pytest.raises(ValueError, match="continuation: thoughts and calls go on by token ids"):
         build("", {"continuation": thought})
+
+
+def test_the_whole_of_a_continued_answer_can_go_on_again() -> None:
+    """It has all of its token ids, if its first part has them; else none can be asked for."""
+    ids = Answer(pb.ChatResponse(token_ids=[1], message=pb.Message(text="t")))
+    text = Answer(pb.ChatResponse(message=pb.Message(text="t")))
+    nothing = Answer(pb.ChatResponse(prompt_token_ids=[1]))
+    asked = {"include": {"token_ids": True}}
+
+    request, call = split("", {"continuation": ids})
+    assert request.include.token_ids
+    assert call["begun"] is ids
+    assert split("", {"continuation": text})[1]["begun"] is text
+    for other in (nothing, [1], pb.Continuation(text="t"), None):
+        assert split("", {"continuation": other, **asked})[1]["begun"] is None
+    with pytest.raises(ValueError, match="continuation: has no token ids"):
+        split("", {"continuation": text, **asked})
 
 
 def test_every_fault_is_named_at_once() -> None:

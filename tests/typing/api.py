@@ -128,7 +128,7 @@ def options(client: Client, answer: Answer) -> None:
     client.request(n=2, priority=-1, time_limit=2.5, parallel_tool_calls=False)
     client.request(documents=[{"title": "t"}], truncate_prompt_tokens=-1)
     client.request(engine_options={"a": [1]}, template={"enable_thinking": False})
-    for beginning in (answer, pb.Continuation(text="a"), [1, 2]):
+    for beginning in (answer, pb.Continuation(text="a"), [1, 2], None):
         client.request(continuation=beginning)
     client.request(["What is this?", Image(b""), Audio.from_file("a.mp3"), pb.Part(text="b")])
     client.request([Image.from_uri("https://a/b.png", cache_key="k"), Video.cached("k")])
@@ -166,3 +166,4 @@ def failed(error: Error) -> None:
     assert_type(error.retry_after, float | None)
     assert_type(error.violations, tuple[Violation, ...])
     assert_type(error.partial, Answer | None)
+    Client().stream("hi", continuation=error.partial)
