@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from processes import ROOT, launched, serving
+from processes import ROOT, ServerProcess, launched, serving
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -125,19 +125,29 @@ def test_stopping() -> None:
 
 
 def test_resuming() -> None:
-    """When the server is killed in mid-answer, the answer goes on at its successor."""
+    """When one server after the other is killed in mid-answer, the answer goes on at the next."""
     with launched("--echo-delay=1") as server:
         target = server.target
+        again = f"--port={target.rpartition(':')[2]}"
         with python("examples/resuming.py", target=target) as talker:
-            assert talker.stdout
-            begun = talker.stdout.read(len("Tell me"))
-            server.process.kill()
-            server.process.wait()
-            assert talker.poll() is None
-            with launched(f"--port={target.rpartition(':')[2]}"):
+            begun = _killed_after("Tell me", server, talker)
+            with launched("--echo-delay=1", again) as second:
+                begun += _killed_after(" a story", second, talker)
+            with launched(again):
                 rest, err = talker.communicate()
 
-    assert (begun + rest, err, talker.returncode) == ("Tell me a story about the sea.\n", "", 0)
+    assert (err, talker.returncode) == ("", 0)
+    assert (begun + rest).splitlines() == ["Tell me a story about the sea.", "7 tokens, stop"]
+
+
+def _killed_after(text: str, server: ServerProcess, talker: subprocess.Popen[str]) -> str:
+    """Kill a server when a client of it has printed as much; return what it printed."""
+    assert talker.stdout
+    said = talker.stdout.read(len(text))
+    server.process.kill()
+    server.process.wait()
+    assert talker.poll() is None
+    return said
 
 
 # The backend, and a browser
