@@ -59,8 +59,9 @@ def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[No
     try:
         yield
     except VLLMValidationError as error:
-        if error.__cause__ and not isinstance(error.__cause__, TemplateError):
-            raise _unrenderable() from error  # the words are of another exception
+        cause = error.__cause__
+        if cause and not (error.parameter or isinstance(cause, TemplateError)):
+            raise _unrenderable() from error  # in the words of any exception
         raise invalid(_field(error.parameter, request, default), _text(error)) from error
     except ValidationError as error:
         faults = [
