@@ -1,12 +1,12 @@
 """An answer that broke off goes on exactly there, on the real engine in float32."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from support import make
+from support import RunningServer, make, running
 from talkwire import Accumulator, AsyncClient, InvalidRequest, Unsupported
 from talkwire_proto.v1 import chat_pb2 as pb
 
@@ -100,6 +100,48 @@ async def test_whatever_the_break_falls_into(
     assert len(parts) > 5
     for part in parts:
         assert part == whole
+
+
+@pytest.fixture
+async def thinker(vllm: RunningServer) -> AsyncIterator[AsyncClient]:
+    """A client of the same engine with a reasoning parser, one that reads plain words."""
+    from conformance.cases import Flags
+    from conformance.twins import Lent
+    from talkwire_server.vllm_engine.engine import VllmEngine  # only now: they import vLLM
+
+    assert isinstance(vllm.engine, VllmEngine)
+    engine = Lent(vllm.engine.llm, Flags(reasoning_parser="granite"))
+    async with running(engine) as server, AsyncClient(server.target) as client:
+        yield client
+
+
+THOUGHT = "Here is my thought process: naïve 🦜 birds sing. Here is my response: They sing!"
+
+
+async def test_broken_amid_a_thought(thinker: AsyncClient) -> None:
+    """Thoughts and text add up as well, and what is a thought is counted as one."""
+    whole, parts = await broken_everywhere(thinker, repeating(THOUGHT))
+
+    assert whole.message.reasoning.strip().lower() == "naïve 🦜 birds sing."
+    assert whole.message.text.strip() == "They sing!"
+    for part in parts:
+        assert part == whole
+
+
+async def test_thoughts_can_be_kept_back(thinker: AsyncClient) -> None:
+    """`exclude` sends none, streamed or not; the text and the usage are the same."""
+    request = repeating(THOUGHT)
+    request.ClearField("include")
+    shown = await thinker.send(request)
+    request.reasoning.exclude = True
+    hidden = await thinker.send(request)
+    async with thinker.send_stream(request) as stream:
+        streamed = await stream.wait()
+
+    assert shown.reasoning
+    assert hidden.reasoning == streamed.reasoning == ""
+    assert hidden.text == streamed.text == shown.text
+    assert hidden.usage == streamed.usage == shown.usage
 
 
 async def test_nothing_is_left_to_generate(llm: AsyncClient) -> None:

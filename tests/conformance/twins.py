@@ -1,0 +1,123 @@
+"""talkwire and vLLM's own HTTP server side by side: one engine, the same flags.
+
+Imports vLLM; so import it only where a test runs.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from copy import copy
+from typing import Any
+
+import aiohttp
+import grpc
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from conformance.cases import Flags
+from conformance.normal import REFUSED, Form, events, of_chunks, of_completion, of_response
+from conformance.openai_server import openai_server
+from support import running
+from talkwire import Accumulator
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
+from talkwire_server.settings import Settings
+from talkwire_server.vllm_engine.engine import VllmEngine
+
+_REFUSALS = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.NOT_FOUND,
+}
+
+
+class Lent(VllmEngine):
+    """Our engine over an AsyncLLM that is another's."""
+
+    def __init__(self, llm: AsyncLLM, flags: Flags) -> None:
+        config = copy(llm.vllm_config)
+        config.structured_outputs_config = copy(config.structured_outputs_config)
+        config.structured_outputs_config.reasoning_parser = flags.reasoning_parser
+        settings = Settings(
+            tool_call_parser=flags.tool_call_parser,
+            default_system=flags.default_system,
+            engine_options=flags.engine_options,
+        )
+        names = [config.model_config.served_model_name]
+        super().__init__(config, names, settings, flags.chat_template)
+        self._building.set_result(llm)
+
+
+class Twins:
+    """Asks both servers."""
+
+    def __init__(self, flags: Flags, stub: Any, http: aiohttp.ClientSession) -> None:
+        self.stub = stub  # Any: typed as if it were the blocking one
+        self._http = http
+        self._parses = bool(flags.tool_call_parser or flags.reasoning_parser)
+
+    async def ours(self, request: pb.ChatRequest) -> dict[str, Form]:
+        """Ask talkwire, for one message and for a stream."""
+        answer = Accumulator()
+        try:
+            response = await self.stub.Chat(request)
+            async for delta in self.stub.ChatStream(request):
+                answer.add(delta)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _REFUSALS:
+                raise
+            return {"unary": REFUSED, "stream": REFUSED}
+        return {"unary": of_response(response), "stream": of_response(answer.response)}
+
+    async def theirs(self, body: Mapping[str, Any], include: pb.Include) -> dict[str, Form]:
+        """Ask vLLM's HTTP server, for one message and for a stream."""
+        body = {"return_token_ids": True, **body}
+        made = await self.post("v1/chat/completions", body)
+        return {
+            "unary": of_completion(json.loads(made), include) if made else REFUSED,
+            "stream": await self._streamed(body, include),
+        }
+
+    async def _streamed(self, body: Mapping[str, Any], include: pb.Include) -> Form:
+        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        while made := await self.post("v1/chat/completions", body):
+            chunks = list(events(made))
+            if any("error" in chunk for chunk in chunks):
+                break
+            # Some of vLLM's parsers misread tokens that come at once, as on a slow day they do.
+            if not (self._parses and any(map(_merged, chunks))):
+                return of_completion(of_chunks(chunks), include)
+        return REFUSED
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> str:
+        """Send JSON to vLLM's HTTP server; return what it says, nothing if it refuses."""
+        async with self._http.post(path, json=body) as response:
+            text = await response.text()
+            assert response.status < 500, text
+            return text if response.ok else ""
+
+
+def _merged(chunk: Mapping[str, Any]) -> bool:
+    return any(len(choice.get("token_ids") or ()) > 1 for choice in chunk["choices"])
+
+
+def _of_vllm(flags: Flags, name: str) -> Iterator[str]:
+    """Spell flags as those of `vllm serve`."""
+    yield f"--served-model-name={name}"
+    if flags.tool_call_parser:
+        yield "--enable-auto-tool-choice"
+        yield f"--tool-call-parser={flags.tool_call_parser}"
+    if flags.chat_template:
+        yield f"--chat-template={flags.chat_template}"
+
+
+@asynccontextmanager
+async def twins(llm: AsyncLLM, flags: Flags) -> AsyncIterator[Twins]:
+    """Serve an engine twice for the length of the block."""
+    told = _of_vllm(flags, llm.model_config.served_model_name)
+    async with (
+        running(Lent(llm, flags)) as server,
+        grpc.aio.insecure_channel(server.target) as channel,
+        openai_server(llm, *told, reasoning_parser=flags.reasoning_parser) as url,
+        aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=None)) as http,
+    ):
+        yield Twins(flags, ChatServiceStub(channel), http)
