@@ -36,7 +36,7 @@ def spelled_alike(ours: Any, theirs: Any) -> bool:
     """Tell whether two are the same but for white space at the ends, and how JSON is spelled."""
     match ours, theirs:
         case str(), str():
-            return _value(ours) == _value(theirs)
+            return bool(_value(ours) == _value(theirs))
         case (list() | tuple(), list() | tuple()):
             return len(ours) == len(theirs) and all(map(spelled_alike, ours, theirs))
     return bool(ours == theirs)
