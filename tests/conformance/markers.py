@@ -21,8 +21,8 @@ FORMATS = COMMON | RARE
 class Face(AsyncLLM):  # type: ignore[misc]  # vLLM's types are not read
     """An AsyncLLM that another one lent its engine, with a tokenizer of its own.
 
-    What runs in the engine's process is numbers, but for grammars: these hold the tokens to the
-    names that the engine's own tokenizer has for them.
+    To the engine's process tokens are numbers, but in grammars: to these they are the words that
+    the engine's own tokenizer has for them.
     """
 
     def __init__(self, llm: AsyncLLM, tokenizer: Path) -> None:
@@ -42,14 +42,17 @@ class Face(AsyncLLM):  # type: ignore[misc]  # vLLM's types are not read
     def forced(self, text: str) -> tuple[str, Mapping[int, float]]:
         """Leave the model only this to say: by a structural tag, and a bias of tokens.
 
-        The tag holds it to the letters, the bias to the usual tokens of them: above all to markers.
+        The tag holds it to the letters, the bias to the usual tokens of them: markers and long ones
+        before others.
         """
         tokenizer = self.renderer.get_tokenizer()
         ids = tokenizer.encode(text, add_special_tokens=False)
         form = {"type": "const_string", "value": self._names.decode(ids)}
         tag = json.dumps({"type": "structural_tag", "format": form})
         markers = tokenizer.added_tokens_decoder
-        return tag, {i: 100.0 if i in markers else 50.0 for i in ids}
+        return tag, {
+            i: 100.0 if i in markers else 9.0 * min(11, len(tokenizer.decode([i]))) for i in ids
+        }
 
 
 def with_markers(model: str, folder: Path) -> Path:
