@@ -1,7 +1,7 @@
 """What form an answer is to have, what it is to tell, and the engine's own options: for both."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conformance.cases import IDS, PLAIN, Case, Flags, Why, case
@@ -15,7 +15,8 @@ TAG = json.dumps({"type": "structural_tag", "format": {"type": "const_string", "
 
 
 def formed(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Case:
-    return case(name, {"output_format": ours}, theirs)
+    wanted = {"output_format": ours, "sampling": {"max_tokens": 20}}
+    return case(name, wanted, {**theirs, "max_completion_tokens": 20})
 
 
 FORMS = [
@@ -96,19 +97,28 @@ TOLD = [
 ]
 
 
-def option(differs: Mapping[str, Why] | None = None, **options: Any) -> Case:
+def option(
+    name: str,
+    options: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    allowed: Sequence[str] = (),
+    differs: Mapping[str, Why] | None = None,
+) -> Case:
     """Make a case of options that have no field of ours."""
-    theirs = {"max_completion_tokens": 30, "ignore_eos": True, **options}
-    sampling = {"max_tokens": 30, "ignore_eos": True}
     ours = {"engine_options": options, "sampling": sampling}
-    flags = Flags(engine_options=() if differs else tuple(options))
-    name = f"engine option {next(iter(options))}{', not allowed' if differs else ''}"
-    return case(name, ours, theirs, flags, differs)
+    flags = Flags(engine_options=tuple(allowed))
+    return case(f"engine option {name}", ours, {**options, **sampling}, flags, differs)
 
 
+REPETITION = {"repetition_detection": {"max_pattern_size": 4, "min_count": 3}}
+SPACES = {"spaces_between_special_tokens": False}
 OPTIONS = [
-    option(repetition_detection={"max_pattern_size": 4, "min_count": 3}),
-    option(spaces_between_special_tokens=False, stream_interval=5),
-    option(add_special_tokens=True),
-    option({"refused": Why.OPTION}, add_special_tokens=True),
+    option("repetition_detection", REPETITION, {"allowed_token_ids": [4649]}, list(REPETITION)),
+    option(
+        "spaces_between_special_tokens",
+        SPACES,
+        {"skip_special_tokens": False, "allowed_token_ids": [1, 4649]},
+        list(SPACES),
+    ),
+    option("that is not allowed", REPETITION, {}, (), {"refused": Why.OPTION}),
 ]

@@ -2,6 +2,7 @@
 
 from conformance.cases import ASKED, FRANCE, IDS, PLAIN, RICH, Flags, Why, case
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server import model
 
 SAID = [
     {"text": "Hi."},
@@ -97,7 +98,7 @@ MESSAGES = [
         {"messages": CALLED_TO_VLLM},
         RICH,
     ),
-    case("model", {"model": "smollm2-135m-instruct"}, {"model": "smollm2-135m-instruct"}),
+    case("model", {"model": model.NAME}, {"model": model.NAME}),
 ]
 
 DOCUMENTS = [{"title": "Atlas", "text": "France: Paris."}, {"title": "B", "text": "C"}]

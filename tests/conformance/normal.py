@@ -49,11 +49,12 @@ def _value(text: str) -> Any:
         return text.strip()
 
 
-def of_response(response: pb.ChatResponse) -> Form:
+def of_response(response: pb.ChatResponse, asked: pb.ChatRequest) -> Form:
     """Bring an answer of ours into form."""
     choices: list[pb.ChatResponse | pb.Choice] = [response, *response.alternatives]
     usage = response.usage
     return {
+        "id": response.id if asked.request_id else "",
         "model": response.model,
         "text": [choice.message.text for choice in choices],
         "reasoning": [choice.message.reasoning for choice in choices],
@@ -80,12 +81,13 @@ def of_response(response: pb.ChatResponse) -> Form:
     }
 
 
-def of_completion(body: Mapping[str, Any], include: pb.Include) -> Form:
+def of_completion(body: Mapping[str, Any], asked: pb.ChatRequest) -> Form:
     """Bring an answer of vLLM's into form; it has all ids or none, so keep what we asked for."""
-    choices = body["choices"]
+    choices, include = body["choices"], asked.include
     tokens = [(choice["logprobs"] or {}).get("content") or [] for choice in choices]
     usage = body["usage"]
     return {
+        "id": body["id"].removeprefix("chatcmpl-") if asked.request_id else "",
         "model": body["model"],
         "text": [choice["message"]["content"] or "" for choice in choices],
         "reasoning": [choice["message"]["reasoning"] or "" for choice in choices],
@@ -129,7 +131,7 @@ def of_chunks(chunks: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     body: dict[str, Any] = {"prompt_logprobs": None}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
-        body["model"] = chunk["model"]
+        body |= {"id": chunk["id"], "model": chunk["model"]}
         if "usage" in chunk:
             body["usage"] = {"completion_tokens_details": None, **chunk["usage"]}
         if chunk.get("prompt_token_ids"):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.cases import FRANCE, Case, case
+from conformance.cases import FRANCE, Case, Flags, case
 from conformance.tools import PAINT, to_us, to_vllm
 from talkwire_proto.v1 import chat_pb2 as pb
 
@@ -64,6 +64,14 @@ REFUSALS = [
         {"tools": to_us(PAINT)},
         {"tools": to_vllm(PAINT)},
     ),
+    case(
+        # The engine's process was not told what a thought is, so it cannot count.
+        "refused: max_tokens of thought",
+        {"reasoning": {"max_tokens": 5}},
+        {"thinking_token_budget": 5},
+        Flags(reasoning_parser="qwen3", markers=True),
+    ),
+    refused("n, greedy", {"n": 2}, {"n": 2}),
     shown("image"),
     shown("audio"),
     shown("video"),

@@ -3,9 +3,14 @@
 from conformance.cases import case, same
 
 DRAW = {"temperature": 1.2, "seed": 7}
+OF_FRANCE = [504, 3575, 282, 4649, 2]  # "The", " capital", " of", " France", the end
 SAMPLING = [
     case("greedy"),
-    case("all defaults", {"sampling": {"seed": 1}}, {"seed": 1}),
+    case(
+        "the model's own defaults",
+        {"sampling": {"temperature": None, "seed": 1}},
+        {"temperature": None, "seed": 1},
+    ),
     case("no limit", {"sampling": {"max_tokens": None}}, {"max_completion_tokens": None}),
     case("max_tokens", {"sampling": {"max_tokens": 3}}, {"max_completion_tokens": 3}),
     same(temperature=0.7, seed=3),
@@ -15,8 +20,8 @@ SAMPLING = [
     same(**DRAW, top_k=0),
     same(**DRAW, top_k=-1),
     same(**DRAW, min_p=0.2),
-    same(presence_penalty=1.5),
-    same(frequency_penalty=1.5),
+    same(presence_penalty=2, allowed_token_ids=OF_FRANCE),
+    same(frequency_penalty=2, allowed_token_ids=OF_FRANCE),
     same(repetition_penalty=1.4),
     same(min_tokens=9),
     same(ignore_eos=True),
@@ -31,7 +36,7 @@ SAMPLING = [
     same(stop_token_ids=[6029, 4649]),
     same(stop_token_ids=[4649], min_tokens=9),
     same(bad_words=["Paris", "capital"]),
-    same(allowed_token_ids=[504, 3575, 282, 4649, 2]),
+    same(allowed_token_ids=OF_FRANCE),
     case(
         "logit_bias",
         {"sampling": {"logit_bias": {504: -100.0, 28: 2.5}}},
@@ -48,9 +53,8 @@ SAMPLING = [
         repetition_penalty=1.05,
         stop=["\n"],
     ),
-    case("n, greedy", {"n": 2}, {"n": 2}),
-    case("n, drawn", {"n": 3, "sampling": DRAW}, {"n": 3, **DRAW}),
+    case("n", {"n": 3, "sampling": DRAW}, {"n": 3, **DRAW}),
     case("priority", {"priority": -5}, {"priority": -5}),
     case("cache_salt", {"cache_salt": "sea"}, {"cache_salt": "sea"}),
-    case("request_id", {"request_id": "one-of-ours"}, {"request_id": "one-of-theirs"}),
+    case("request_id", {"request_id": "mine"}, {"request_id": "mine"}),
 ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conformance.cases import IDS, PLAIN, RICH, Case, Flags, Why, case
+from conformance.sampling import DRAW
 from talkwire_proto.v1 import chat_pb2 as pb
 
 HERMES = Flags("hermes", markers=True)
@@ -127,6 +128,7 @@ TOOLS = [
         "auto, strict",
         {"tools": to_us({**PAINT, "strict": True})},
         {"tools": to_vllm(PAINT, strict=True)},
+        says=RED,
     ),
     calling("one call at most", ONE_AT_MOST, ONE_AT_MOST),
     calling("one call of two", ONE_AT_MOST, ONE_AT_MOST, says=f"{RED}\n{RED}"),
@@ -138,5 +140,10 @@ TOOLS = [
         {"logprobs": True, "top_logprobs": 0},
         says=RED,
     ),
-    calling("n answers", {"n": 2}, {"n": 2}, says=RED),
+    calling(
+        "n answers",
+        {"n": 2, "sampling": {**DRAW, "max_tokens": 40}},
+        {"n": 2, **DRAW, "max_completion_tokens": 40},
+        says=RED,
+    ),
 ]

@@ -66,18 +66,21 @@ class Twins:
             if error.code() not in _REFUSALS:
                 raise
             return {"unary": REFUSED, "stream": REFUSED}
-        return {"unary": of_response(response), "stream": of_response(answer.response)}
+        return {
+            "unary": of_response(response, request),
+            "stream": of_response(answer.response, request),
+        }
 
-    async def theirs(self, body: Mapping[str, Any], include: pb.Include) -> dict[str, Form]:
+    async def theirs(self, body: Mapping[str, Any], asked: pb.ChatRequest) -> dict[str, Form]:
         """Ask vLLM's HTTP server, for one message and for a stream."""
         body = {"return_token_ids": True, **body}
         made = await self.post("v1/chat/completions", body)
         return {
-            "unary": of_completion(json.loads(made), include) if made else REFUSED,
-            "stream": await self._streamed(body, include),
+            "unary": of_completion(json.loads(made), asked) if made else REFUSED,
+            "stream": await self._streamed(body, asked),
         }
 
-    async def _streamed(self, body: Mapping[str, Any], include: pb.Include) -> Form:
+    async def _streamed(self, body: Mapping[str, Any], asked: pb.ChatRequest) -> Form:
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         while made := await self.post("v1/chat/completions", body):
             chunks = list(events(made))
@@ -85,7 +88,7 @@ class Twins:
                 break
             # Some of vLLM's parsers misread tokens that come at once, as on a slow day they do.
             if not (self._parses and any(map(_merged, chunks))):
-                return of_completion(of_chunks(chunks), include)
+                return of_completion(of_chunks(chunks), asked)
         return REFUSED
 
     async def post(self, path: str, body: Mapping[str, Any]) -> str:
