@@ -84,7 +84,8 @@ class Twins:
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         while made := await self.post("v1/chat/completions", body):
             chunks = list(events(made))
-            if any("error" in chunk for chunk in chunks):
+            if errors := [chunk["error"] for chunk in chunks if "error" in chunk]:
+                assert errors[0]["code"] < 500, errors
                 break
             # Some of vLLM's parsers misread tokens that come at once, as on a slow day they do.
             if not (self._parses and any(map(_merged, chunks))):
