@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 REPLAY = """
 import asyncio, json, time
-from contextlib import contextmanager
+from contextlib import nullcontext
 from types import SimpleNamespace
 from vllm.outputs import CompletionOutput, RequestOutput
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -37,10 +37,6 @@ class Replay:
     async def abort(self, _id):
         pass
 
-@contextmanager
-def nullcontext(_model):
-    yield None
-
 class Prompts:
     async def render(self, _call):
         return {}, None
@@ -50,7 +46,7 @@ class Prompts:
 async def main():
     engine = module.VllmEngine.__new__(module.VllmEngine)
     engine._llm, engine._prompts, engine._vocabulary = Replay(), Prompts(), None
-    engine._adapters = SimpleNamespace(using=nullcontext)
+    engine._adapters = SimpleNamespace(using=lambda _model: nullcontext())
     async def answer():
         async for _ in engine.stream(Call("id", "model", pb.ChatRequest(query="x"))):
             pass

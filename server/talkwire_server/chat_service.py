@@ -12,11 +12,7 @@ from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
 from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Call, Delta, Engine
-from talkwire_server.errors import (
-    InvalidRequest,
-    Unimplemented,
-    Violation,
-)
+from talkwire_server.errors import InvalidRequest, Unimplemented, Violation
 from talkwire_server.statuses import Context, statuses
 
 

@@ -5,6 +5,7 @@ from talkwire_server.checks.request import (
     REQUEST_ID,
     Support,
     beyond,
+    fields,
     refuse_unknown,
     violations,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "REQUEST_ID",
     "Support",
     "beyond",
+    "fields",
     "forces_call",
     "json_fault",
     "refuse_unknown",

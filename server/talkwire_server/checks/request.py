@@ -26,6 +26,11 @@ Support: TypeAlias = "dict[str, Support] | None"
 """Fields of a message that an engine honours, each with those of its own; None: all below."""
 
 
+def fields(names: str) -> dict[str, Support]:
+    """List fields that have none of their own, by their names in one string."""
+    return {name: {} for name in names.split()}
+
+
 def beyond(message: Message, supported: Support, path: str = "") -> Iterator[str]:
     """Name every part of a message that is set and not supported.
 

@@ -3,15 +3,10 @@
 from collections.abc import Iterator
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import Support, beyond
+from talkwire_server.checks import Support, beyond, fields
 from talkwire_server.echo.script import thinks
 
-
-def _each(names: str) -> Support:
-    return {name: {} for name in names.split()}
-
-
-_MEDIA = _each("data mime_type")
+_MEDIA = fields("data mime_type")
 
 SUPPORTED: Support = {
     "query": {},
@@ -20,29 +15,29 @@ SUPPORTED: Support = {
         "text": {},
         "parts": {"text": {}, "image": _MEDIA, "audio": _MEDIA, "video": _MEDIA},
         "reasoning": {},
-        "tool_calls": _each("id name arguments"),
+        "tool_calls": fields("id name arguments"),
         "tool_call_id": {},
         "name": {},
     },
     "system": {},
     "model": {},
-    "sampling": _each(
+    "sampling": fields(
         "temperature top_p top_k min_p max_tokens min_tokens stop include_stop ignore_eos seed"
         " presence_penalty frequency_penalty repetition_penalty logit_bias skip_special_tokens"
     ),
-    "tools": {"function": _each("name description parameters strict")},
-    "tool_choice": _each("mode function"),
+    "tools": {"function": fields("name description parameters strict")},
+    "tool_choice": fields("mode function"),
     "parallel_tool_calls": {},
-    "output_format": {"json_schema": {}, "json_object": {}, "choice": _each("values")},
-    "reasoning": _each("effort max_tokens exclude"),
-    "include": _each("logprobs prompt_logprobs token_ids prompt_token_ids"),
+    "output_format": {"json_schema": {}, "json_object": {}, "choice": fields("values")},
+    "reasoning": fields("effort max_tokens exclude"),
+    "include": fields("logprobs prompt_logprobs token_ids prompt_token_ids"),
     "template": {"kwargs": None, "continue_final_message": {}},
     "n": {},
     "priority": {},
     "cache_salt": {},
     "request_id": {},
     "time_limit": None,
-    "continuation": _each("token_ids text"),
+    "continuation": fields("token_ids text"),
 }
 
 

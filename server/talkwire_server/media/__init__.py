@@ -8,6 +8,6 @@ formats.py    tells what the bytes are
 cache.py      keeps bytes under the caller's key
 """
 
-from talkwire_server.media.store import MediaStore
+from talkwire_server.media.store import MediaStore, media_in
 
-__all__ = ["MediaStore"]
+__all__ = ["MediaStore", "media_in"]

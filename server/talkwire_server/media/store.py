@@ -59,7 +59,7 @@ class MediaStore:
     def unsupported(self, request: pb.ChatRequest) -> list[str]:
         """Name the URIs that the operator does not allow, and keys where nothing is kept."""
         names = []
-        for path, _, media in islice(_media(request), MOST_MEDIA):  # `resolve` refuses more
+        for path, _, media in islice(media_in(request), MOST_MEDIA):  # `resolve` refuses more
             if media.HasField("uri") and not self._allows(media.uri):
                 names.append(f"{path}.uri")
             if media.HasField("cache_id") and not self._keeps:
@@ -78,9 +78,9 @@ class MediaStore:
             CallError: Of the media, with every bad one by name.
 
         """
-        if not any(_media(request)):
+        if not any(media_in(request)):
             return request
-        for path, _, _ in islice(_media(request), MOST_MEDIA, None):
+        for path, _, _ in islice(media_in(request), MOST_MEDIA, None):
             text = f"more than {MOST_MEDIA} media in a request"
             raise InvalidRequest([Violation(path, text, "OUT_OF_RANGE")])
         if features := self.unsupported(request):
@@ -91,7 +91,7 @@ class MediaStore:
         async with self._web.session() as session, asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._load(medium, request.cache_salt, *limits, session))
-                for medium in _media(resolved)
+                for medium in media_in(resolved)
             ]
         faults = [fault for task in tasks if (fault := task.result())]
         if faults:
@@ -103,7 +103,7 @@ class MediaStore:
         """Decode the images of a request that the engine could not load; name the broken ones."""
         return [
             Violation(path, "is truncated or broken", "UNREADABLE")
-            for path, kind, media in _media(resolved)
+            for path, kind, media in media_in(resolved)
             if kind == "image" and await asyncio.to_thread(is_broken, media.data)
         ]
 
@@ -165,7 +165,8 @@ class MediaStore:
         raise Unreadable("needs data, a uri or a cache_id")
 
 
-def _media(request: pb.ChatRequest) -> Iterator[Medium]:
+def media_in(request: pb.ChatRequest) -> Iterator[Medium]:
+    """Find the images, sounds and films of a request."""
     for i, message in enumerate(request.messages):
         for j, part in enumerate(message.parts):
             match part.WhichOneof("part"):

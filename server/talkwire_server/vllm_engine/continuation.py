@@ -8,13 +8,12 @@ and reads what comes after in vLLM's stead. Knows no rendering and no engine.
 from collections.abc import Sequence
 
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import TokenizerLike
-from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from talkwire_server.engine import Delta
 from talkwire_server.vllm_engine.parsing import Reading
+from talkwire_server.vllm_engine.tokens import detokenizer
 
 
 class Continued:
@@ -43,9 +42,7 @@ class Continued:
         self.token_ids = token_ids
         self.over: tuple[str, str | int | None] | None = None
         self._texts: list[str] = []
-        self._detokenizer = IncrementalDetokenizer.from_new_request(
-            tokenizer, _core_request(prompt_token_ids, sampling)
-        )
+        self._detokenizer = detokenizer(tokenizer, prompt_token_ids, sampling)
         ends = set() if sampling.ignore_eos else sampling.all_stop_token_ids
         ended = token_ids[-1] in ends
         for i, token in enumerate(token_ids, 1):
@@ -54,7 +51,6 @@ class Continued:
             if stop is not None:
                 self.over = ("stop", stop)
         self.remaining = sampling.clone()
-        self.remaining.output_kind = RequestOutputKind.DELTA
         self.remaining.stop = []
         self.remaining.output_text_buffer_length = 0
         self.remaining.min_tokens = max(0, sampling.min_tokens - len(token_ids))
@@ -88,18 +84,3 @@ class Continued:
             if part.logprobs is not None:
                 part.logprobs = part.logprobs[: len(part.token_ids)]
         part.text = self._detokenizer.get_next_output_text(part.finish_reason is not None, True)
-
-
-def _core_request(prompt_token_ids: list[int], sampling: SamplingParams) -> EngineCoreRequest:
-    """Make the request that vLLM's detokenizer wants to see."""
-    return EngineCoreRequest(
-        request_id="",
-        prompt_token_ids=prompt_token_ids,
-        mm_features=None,
-        sampling_params=sampling,
-        pooling_params=None,
-        arrival_time=0.0,
-        lora_request=None,
-        cache_salt=None,
-        data_parallel_rank=None,
-    )

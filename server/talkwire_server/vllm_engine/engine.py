@@ -21,7 +21,7 @@ from talkwire_server.adapters import modules
 from talkwire_server.checks import beyond, forces_call
 from talkwire_server.engine import Call, Delta, Prompt, StartError
 from talkwire_server.errors import MOST_FOUND
-from talkwire_server.media import MediaStore
+from talkwire_server.media import MediaStore, media_in
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
 from talkwire_server.vllm_engine.adapters import Adapters
@@ -31,7 +31,7 @@ from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.parsing import tool_parser
 from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
-from talkwire_server.vllm_engine.request import SUPPORTED, may_call, media_parts
+from talkwire_server.vllm_engine.request import SUPPORTED, may_call
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
@@ -176,7 +176,7 @@ class VllmEngine:
         for name in self._prompts.unused(request):
             yield f"{name} (the model's chat template does not use it)"
         yield from self._media.unsupported(request)
-        for path, kind in media_parts(request):
+        for path, kind, _ in media_in(request):
             if kind not in model.input_modalities:
                 yield f"{path} (the model takes {', '.join(model.input_modalities)})"
 

@@ -169,8 +169,6 @@ class Prompts:
                 self._config.max_model_len, request.max_completion_tokens, len(tokens), {}
             )
             sampling = request.to_sampling_params(limit, self._defaults)
-        if not call.final_only:
-            sampling.output_kind = RequestOutputKind.DELTA
         media = prompt.get("mm_placeholders") or {}
         job = Job(
             prompt,
@@ -180,12 +178,15 @@ class Prompts:
             options={"priority": asked.priority},
         )
         if asked.HasField("continuation"):
-            job.continued = self._continue(asked.continuation, job)
+            self._continue(asked.continuation, job)
         if needs_parser(self._renderer, asked):
             self._parse(job, request, asked)
+        if job.readings or job.continued or not call.final_only:
+            # A long answer in one piece would hold up the event loop while it is read.
+            job.sampling.output_kind = RequestOutputKind.DELTA
         return job
 
-    def _continue(self, given: pb.Continuation, job: Job) -> Continued:
+    def _continue(self, given: pb.Continuation, job: Job) -> None:
         ids = list(given.token_ids)
         vocabulary = self._config.get_vocab_size()
         for i, token in enumerate(ids):
@@ -202,7 +203,6 @@ class Prompts:
         job.continued = Continued(self._tokenizer, job.prompt_token_ids, job.sampling, ids)
         job.sampling = job.continued.remaining
         job.prompt = {**job.prompt, "prompt_token_ids": job.prompt_token_ids + ids}
-        return job.continued
 
     def _parse(self, job: Job, request: "Request", asked: pb.ChatRequest) -> None:
         kwargs = self._renderer.effective_chat_template_kwargs(request)
@@ -228,8 +228,6 @@ class Prompts:
         ]
         if job.continued:
             job.continued.replay(job.readings[0])
-        # A long answer in one piece would hold up the event loop while it is parsed.
-        job.sampling.output_kind = RequestOutputKind.DELTA
 
     def _request(self, call: Call, asked: pb.ChatRequest) -> dict[str, Any]:
         limit = self._config.max_model_len

@@ -3,51 +3,46 @@
 import json
 import math
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import Support, forces_call, json_fault
+from talkwire_server.checks import Support, fields, forces_call, json_fault
 from talkwire_server.conversation import ROLE_NAMES, conversation
 
-
-def _fields(names: str) -> dict[str, Support]:
-    return {name: {} for name in names.split()}
-
-
-_MEDIA = _fields("data uri cache_id mime_type cache_key")
+_MEDIA = fields("data uri cache_id mime_type cache_key")
 # What of a request is honoured. Named one by one: a new field of the contract is refused until it
 # is here.
 SUPPORTED: Support = {
-    **_fields("query system model parallel_tool_calls n priority cache_salt request_id"),
+    **fields("query system model parallel_tool_calls n priority cache_salt request_id"),
     "messages": {
-        **_fields("role text reasoning tool_call_id name"),
-        "parts": {**_fields("text"), "image": _MEDIA, "audio": _MEDIA, "video": _MEDIA},
-        "tool_calls": _fields("id name arguments"),
+        **fields("role text reasoning tool_call_id name"),
+        "parts": {**fields("text"), "image": _MEDIA, "audio": _MEDIA, "video": _MEDIA},
+        "tool_calls": fields("id name arguments"),
     },
-    "sampling": _fields(
+    "sampling": fields(
         "temperature top_p top_k min_p max_tokens min_tokens stop stop_token_ids include_stop "
         "ignore_eos seed presence_penalty frequency_penalty repetition_penalty logit_bias "
         "bad_words allowed_token_ids skip_special_tokens"
     ),
-    "tools": {"function": _fields("name description parameters strict")},
-    "tool_choice": _fields("mode function"),
+    "tools": {"function": fields("name description parameters strict")},
+    "tool_choice": fields("mode function"),
     "output_format": {
-        **_fields("json_schema json_object regex grammar structural_tag"),
-        "choice": _fields("values"),
+        **fields("json_schema json_object regex grammar structural_tag"),
+        "choice": fields("values"),
     },
-    "reasoning": _fields("effort max_tokens exclude"),
-    "include": _fields("logprobs prompt_logprobs token_ids prompt_token_ids"),
+    "reasoning": fields("effort max_tokens exclude"),
+    "include": fields("logprobs prompt_logprobs token_ids prompt_token_ids"),
     "template": {
-        **_fields("continue_final_message truncate_prompt_tokens"),
+        **fields("continue_final_message truncate_prompt_tokens"),
         "kwargs": None,
         "documents": None,
     },
     "time_limit": None,
-    "continuation": _fields("token_ids text"),
+    "continuation": fields("token_ids text"),
     "engine_options": None,
 }
 
@@ -98,15 +93,6 @@ def vllm_request(request: pb.ChatRequest, default_system: str) -> dict[str, Any]
 def may_call(request: pb.ChatRequest) -> bool:
     """Tell whether the answer may hold tool calls."""
     return bool(request.tools) and request.tool_choice.mode != pb.ToolChoice.MODE_NONE
-
-
-def media_parts(request: pb.ChatRequest) -> Iterator[tuple[str, str]]:
-    """Name the images, sounds and films of a request: path and kind of each."""
-    for i, message in enumerate(request.messages):
-        for j, part in enumerate(message.parts):
-            kind = part.WhichOneof("part")
-            if kind and kind != "text":
-                yield f"messages[{i}].parts[{j}].{kind}", kind
 
 
 def plain(struct: Message) -> dict[str, Any]:

@@ -9,6 +9,24 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 
+def detokenizer(
+    tokenizer: TokenizerLike, prompt_token_ids: list[int], sampling: SamplingParams
+) -> IncrementalDetokenizer:
+    """Make vLLM's own, for tokens that do not come from it, or come again."""
+    request = EngineCoreRequest(
+        request_id="",
+        prompt_token_ids=prompt_token_ids,
+        mm_features=None,
+        sampling_params=sampling,
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+    return IncrementalDetokenizer.from_new_request(tokenizer, request)
+
+
 class Tokens:
     """Cuts the pieces of an answer into its tokens, always in the same way.
 
@@ -25,18 +43,7 @@ class Tokens:
     def __init__(
         self, tokenizer: TokenizerLike, prompt_token_ids: list[int], sampling: SamplingParams
     ) -> None:
-        request = EngineCoreRequest(
-            request_id="",
-            prompt_token_ids=prompt_token_ids,
-            mm_features=None,
-            sampling_params=sampling,
-            pooling_params=None,
-            arrival_time=0.0,
-            lora_request=None,
-            cache_salt=None,
-            data_parallel_rank=None,
-        )
-        self._detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+        self._detokenizer = detokenizer(tokenizer, prompt_token_ids, sampling)
         self._text = ""  # received, and not yet given to a token
         self._waiting: deque[tuple[int, int]] = deque()  # tokens and the lengths of their texts
 
