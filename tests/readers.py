@@ -31,7 +31,8 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from formats import TOOLS, Format
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server import model
-from talkwire_server.vllm_engine.parsing import ConstrainedToolParser, Reading
+from talkwire_server.vllm_engine.parsers import ConstrainedToolParser
+from talkwire_server.vllm_engine.reading import Reading
 
 Piece = tuple[str, list[int]]
 

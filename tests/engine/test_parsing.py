@@ -97,7 +97,7 @@ def renderer(settings: Settings, *flags: str) -> Any:
     """Return a server's renderer, with its parsers."""
     from vllm.renderers.registry import renderer_from_config
 
-    from talkwire_server.vllm_engine.parsing import make_renderer
+    from talkwire_server.vllm_engine.parsers import make_renderer
 
     config = configured(*flags)
     return make_renderer(config, renderer_from_config(config), None, settings)
@@ -196,7 +196,7 @@ def test_what_vllm_says_itself(name: str) -> None:
     Unasked to stream it strips white space off, and differs more where that is listed.
     """
     from readers import Reader
-    from talkwire_server.vllm_engine.parsing import AGAIN, WHOLE
+    from talkwire_server.vllm_engine.reading import AGAIN, WHOLE
 
     reader = Reader(ALL[name])
     streamed = []
@@ -422,7 +422,7 @@ NOW = {"tools": [{"function": {"name": "now"}}]}
 
 def test_when_a_parser_is_needed() -> None:
     """Where the model may call tools or think. Plain text is passed on as it is."""
-    from talkwire_server.vllm_engine.parsing import needs_parser
+    from talkwire_server.vllm_engine.parsers import needs_parser
 
     plain = renderer(Settings())
     calling = renderer(Settings(tool_call_parser="hermes"))
@@ -440,7 +440,7 @@ def test_when_a_parser_is_needed() -> None:
 
 def test_a_parser_that_there_is_not() -> None:
     """The flag, the parser that may have been meant, and all that there are."""
-    from talkwire_server.vllm_engine.parsing import check_parsers
+    from talkwire_server.vllm_engine.parsers import check_parsers
 
     with pytest.raises(StartError) as caught:
         check_parsers(Settings(tool_call_parser="qwen3_code"), configured())
@@ -473,7 +473,7 @@ def test_plugins(tmp_path: Path) -> None:
     """A file's parser is found by the name it gives; a file that fails is named."""
     from vllm.tool_parsers import ToolParserManager
 
-    from talkwire_server.vllm_engine.parsing import check_parsers
+    from talkwire_server.vllm_engine.parsers import check_parsers
 
     good, bad = tmp_path / "my_parser.py", tmp_path / "my_fault.py"
     good.write_text(PLUGIN)
@@ -489,7 +489,7 @@ def test_plugins(tmp_path: Path) -> None:
 
 def test_a_model_whose_format_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """gpt-oss calls tools in its own format alone, so that nobody need name the parser."""
-    from talkwire_server.vllm_engine.parsing import tool_parser
+    from talkwire_server.vllm_engine.parsers import tool_parser
 
     config = configured()
     assert tool_parser(Settings(), config) is None

@@ -32,7 +32,7 @@ def load(settings: Settings) -> Engine:
     from talkwire_server.vllm_engine.config import chat_template, configure, served_names
     from talkwire_server.vllm_engine.engine import VllmEngine
     from talkwire_server.vllm_engine.engine_options import check_engine_options
-    from talkwire_server.vllm_engine.parsing import check_parsers
+    from talkwire_server.vllm_engine.parsers import check_parsers
 
     names = served_names(settings, path)
     config = configure(settings, path, names)

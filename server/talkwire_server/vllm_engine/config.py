@@ -22,7 +22,7 @@ from talkwire_server.engine import StartError
 from talkwire_server.settings import Settings
 from talkwire_server.vllm_engine import adapters
 from talkwire_server.vllm_engine.missing import missing
-from talkwire_server.vllm_engine.parsing import check_reasoning_parser
+from talkwire_server.vllm_engine.parsers import check_reasoning_parser
 
 CPU_DEFAULTS: dict[str, Any] = {
     "dtype": "float32",  # exact in any batch, and faster than bfloat16 from about four streams on

@@ -12,7 +12,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import TokenizerLike
 
 from talkwire_server.engine import Delta
-from talkwire_server.vllm_engine.parsing import Reading
+from talkwire_server.vllm_engine.reading import Reading
 from talkwire_server.vllm_engine.tokens import detokenizer
 
 

@@ -29,7 +29,7 @@ from talkwire_server.vllm_engine.config import input_modalities
 from talkwire_server.vllm_engine.failures import generating
 from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.outputs import Deltas
-from talkwire_server.vllm_engine.parsing import tool_parser
+from talkwire_server.vllm_engine.parsers import tool_parser
 from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
 from talkwire_server.vllm_engine.vocabulary import Vocabulary

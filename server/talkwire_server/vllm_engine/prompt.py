@@ -20,7 +20,8 @@ from talkwire_server.media import MediaStore
 from talkwire_server.settings import Settings
 from talkwire_server.vllm_engine.continuation import Continued
 from talkwire_server.vllm_engine.failures import invalid, rendering
-from talkwire_server.vllm_engine.parsing import Reading, make_renderer, needs_parser
+from talkwire_server.vllm_engine.parsers import make_renderer, needs_parser
+from talkwire_server.vllm_engine.reading import Reading
 from talkwire_server.vllm_engine.request import vllm_request
 
 _EFFORT = ("reasoning_effort", "enable_thinking")  # how vLLM tells a template of an effort
