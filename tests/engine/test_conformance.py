@@ -5,7 +5,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -64,31 +64,18 @@ class Runs:
 
         self._llm = llm
         self._face = Face(llm, with_markers(str(model.prepare()), folder))
-        self._slots = {True: asyncio.Semaphore(4), False: asyncio.Semaphore(20)}
+        self._slots = asyncio.Semaphore(20)
         self._stacks: list[AsyncExitStack] = []
         self._twins: dict[Flags, asyncio.Task[Twins]] = {}
-        self._drawn: list[asyncio.Task[Answers]] = []
         self._answers: dict[str, asyncio.Task[Answers]] = {}
 
     def start(self, case: Case) -> None:
-        """Ask, once all is asked whose answer is drawn.
-
-        On a CPU vLLM's engine dies where the prompt of a request with a seed is computed in parts,
-        as it may be beside many others.
-        """
-        sampling = case.ours.sampling
-        drawn = sampling.temperature > 0 or not sampling.HasField("temperature")
-        asking = self._ask(case, self._slots[drawn], [] if drawn else self._drawn)
-        self._answers[case.name] = asyncio.create_task(asking)
-        if drawn:
-            self._drawn.append(self._answers[case.name])
+        self._answers[case.name] = asyncio.create_task(self._ask(case))
 
     async def answers(self, case: Case) -> Answers:
         return await self._answers[case.name]
 
-    async def _ask(
-        self, case: Case, slots: asyncio.Semaphore, before: Sequence[asyncio.Task[Answers]]
-    ) -> Answers:
+    async def _ask(self, case: Case) -> Answers:
         ours, theirs = pb.ChatRequest(), dict(case.theirs)
         ours.CopyFrom(case.ours)
         if case.says:
@@ -96,9 +83,7 @@ class Runs:
             theirs |= {"structured_outputs": {"structural_tag": tag}, "logit_bias": bias}
             ours.output_format.structural_tag = tag
             ours.sampling.logit_bias.update(bias)
-        if before:
-            await asyncio.wait(before)
-        async with slots:
+        async with self._slots:
             twins = await self.twins(case.flags)
             return await asyncio.gather(twins.ours(ours), twins.theirs(theirs, ours))
 

@@ -31,6 +31,7 @@ CPU_DEFAULTS: dict[str, Any] = {
     "max_model_len": -1,  # as long as the KV cache holds
     "max_num_batched_tokens": 1024,  # also what the warm-up at start computes
     "max_num_seqs": 64,
+    "worker_cls": "talkwire_server.vllm_engine.cpu_worker.Worker",
 }
 
 # Our words for media, and vLLM's; some models take images and films as one kind.
