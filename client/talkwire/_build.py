@@ -8,11 +8,11 @@ from talkwire._answer import Answer
 from talkwire._fields import Faults, put, put_each, put_json
 from talkwire._messages import Query, messages, user
 from talkwire._output import output_format
-from talkwire._request import CallOptions, CallSettings, SamplingOptions
+from talkwire._request import CallSettings, ChatOptions, SamplingOptions
 from talkwire._tools import choice, tools
 from talkwire_proto.v1 import chat_pb2 as pb
 
-_KNOWN = CallOptions.__optional_keys__
+_KNOWN = ChatOptions.__optional_keys__
 _SAMPLING = SamplingOptions.__optional_keys__
 _EFFORTS = {
     name.removeprefix("EFFORT_").lower(): value
@@ -23,10 +23,12 @@ _EFFORTS = {
 
 def split(query: Query, options: Mapping[str, Any]) -> tuple[pb.ChatRequest, CallSettings]:
     """Build the request of `options`, and what of them concerns the call."""
+    options = dict(options)
+    timeout, metadata = options.pop("timeout", None), options.pop("metadata", None)
     request = build(query, options)
     call = CallSettings(
-        timeout=options.get("timeout"),
-        metadata=options.get("metadata"),
+        timeout=timeout,
+        metadata=metadata,
         output=options.get("output"),
         begun=_begun(request, options.get("continuation")),
     )
@@ -64,8 +66,6 @@ def build(query: Query, options: Mapping[str, Any]) -> pb.ChatRequest:
 def _place(request: pb.ChatRequest, name: str, value: Any, faults: Faults) -> None:
     """Put the value of an option where the contract has its place."""
     match name:
-        case "timeout" | "metadata":
-            pass  # the call's
         case "stop" if isinstance(value, str):
             request.sampling.stop.append(value)
         case _ if name in _SAMPLING:

@@ -27,8 +27,6 @@ def test_every_option_has_its_place_in_the_request() -> None:
             "temperature": 0,
             "stop": "S",
             "logit_bias": {5: -1.5},
-            "timeout": 3,
-            "metadata": {"a": "b"},
         },
     )
 

@@ -277,6 +277,12 @@ async def test_unknown_options_are_all_named(client: Any) -> None:
         await client.chat("x", tmeperature=1, heat=2)
 
 
+def test_a_request_has_no_timeout() -> None:
+    """It belongs to a call, where the request goes later: it is not dropped, but an error."""
+    with pytest.raises(TypeError, match="unknown options: metadata, timeout"):
+        talkwire.Client().request("x", timeout=1, metadata={})  # type: ignore[call-arg]
+
+
 async def test_defaults_of_the_client_hold_for_every_call(kind: str, echo: RunningServer) -> None:
     """Options given to the client are each call's, unless the call has its own."""
     async with calling(kind, echo.target, max_tokens=1, system="") as caller:
