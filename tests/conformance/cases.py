@@ -36,7 +36,6 @@ class Why(Enum):
     CUT = "what is there of a call that is cut off; vLLM's server calls it text unless it streams"
     LATER = "cut off after a call: LENGTH; vLLM's server says tool_calls unless it streams"
     FORGOT = "the prompt ended the thought; vLLM's server forgets that unless it streams"
-    LOST = "vLLM's parser loses it when it streams: a < of the text, or what is a call"
     # But for parsers that do not work token by token.
     WHOLE = "vLLM's parser misreads the format when it streams; here it reads the whole"
     AGAIN = "vLLM's parser leaves a call in the text when it streams; here it is told, too"

@@ -20,10 +20,12 @@ TEMPLATE = """\
 
 # Those that differ only in which of their markers are tokens: here all are.
 _TWICE = {"hermes, special tokens", "hermes, markers as text", "mistral before 2025"}
+# Leaves thoughts in the text, as told.
 _THINKS_ON = replace(RARE["minimax_m2"], reasoning="minimax_m2_append_think", think=None)
 FORMATS: Mapping[str, Format] = {
     **{name: form for name, form in (COMMON | RARE).items() if name not in _TWICE},
-    "minimax_m2_append_think": _THINKS_ON,
+    "minimax_m2_append_think": replace(_THINKS_ON, text=lambda text: f"{_THOUGHT}</think>{text}"),
+    "minimax_m2_append_think, amid a thought": _THINKS_ON,
 }
 # Parsers that know calls at the beginning of an answer only, or nothing beside them.
 _ALONE = {
@@ -97,7 +99,7 @@ _DIFFERENCES: Mapping[str, Mapping[str, Why]] = {
     "granite: text and a call": {"unary.text": Why.WHITE},
     "granite_thinking_parser: text and a call": {"unary.text": Why.WHITE},
     "hunyuan_a13b: text and a call": dict.fromkeys(("stream.text", *_UNCALLED), Why.WHOLE),
-    "hy_v4: text and a call": {"unary.text": Why.LOST},
+    "hy_v4: text and a call": {"stream.text": Why.WHOLE},
     "lfm2: text and a call": {"unary.text": Why.WHITE},
     "ling3: text and a call": {"unary.text": Why.WHITE},
     "llama3_json: text and two calls": dict.fromkeys(("unary.text", *_UNCALLED), Why.AGAIN),
@@ -105,8 +107,9 @@ _DIFFERENCES: Mapping[str, Mapping[str, Why]] = {
     "minicpm5: a call": {"stream.text": Why.WHOLE},
     "minicpmv: text and a call": {"unary.text": Why.WHITE},
     "minimax_m2: text and a call": {"unary.text": Why.WHITE},
-    "minimax_m2_append_think: text and a call": dict.fromkeys(
-        ("unary.text", "unary.tool_calls", "unary.finish_reason"), Why.LOST
+    "minimax_m2_append_think: text and a call": {"unary.text": Why.WHITE},
+    "minimax_m2_append_think, amid a thought: text and a call": dict.fromkeys(
+        ("unary.text", *_UNCALLED), Why.AGAIN
     ),
     "mistral that thinks: text and two calls": {"unary.text": Why.WHITE},
     "mistral: text and two calls": {"unary.text": Why.WHITE},

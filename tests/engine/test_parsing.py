@@ -29,6 +29,7 @@ ALL = COMMON | RARE
 ODD = {
     ("gigachat3", "two calls"): "knows one call only",
     ("granite-20b-fc", "text, then a call"): "leaves the call in the text, too",
+    ("internlm", "two calls"): "fails at the second, which is text then",
     ("llama3_json", "text, then a call"): "leaves the call in the text, too",
     ("llama4_json", "text, then a call"): "leaves the call in the text, too",
     ("llama4_pythonic", "text, then a call"): "knows calls at the beginning only",
@@ -41,7 +42,7 @@ ODD = {
     ("step3", "nested"): "takes an object for text",
     ("xlam", "text, then a call"): "knows calls at the beginning only",
 }
-# A format without a second call: vLLM's parser fails at one, and so does the request.
+# Where vLLM's parser fails, and the request to vLLM's HTTP server with it.
 FAILING = {("internlm", "two calls")}
 
 # Where vLLM's HTTP server says more than white space apart from us when it does not stream.
@@ -106,7 +107,7 @@ def renderer(settings: Settings, *flags: str) -> Any:
 def written(name: str) -> dict[str, str]:
     """Return what can be said in a format, by its meaning."""
     every = {what: ALL[name].write(meaning) for what, meaning in MEANINGS.items()}
-    return {what: text for what, text in every.items() if text and (name, what) not in FAILING}
+    return {what: text for what, text in every.items() if text}
 
 
 def meant(what: str) -> "Read":
@@ -137,12 +138,15 @@ def test_a_stream_says_what_a_unary_answer_says(name: str) -> None:
             assert reader.read(cut) == whole, (what, [text for text, _ in cut])
 
 
-@pytest.mark.parametrize("name", COMMON)
+@pytest.mark.parametrize("name", [*COMMON, "internlm"])
 def test_a_truncated_answer_reads_the_same_in_a_stream(name: str) -> None:
-    """Amid a call, a thought, a character: by its length, or by an abort that brings no token."""
+    """Amid a call, a thought, a character: by its length, or by an abort that brings no token.
+
+    Also where vLLM's parser fails at what is there.
+    """
     from readers import Reader, merged
 
-    reader = Reader(COMMON[name])
+    reader = Reader(ALL[name])
     for what in ("unicode and escapes", "a thought, text, two calls", "a thought, then text"):
         text = written(name).get(what, "")
         ids = reader.encode(text)
@@ -196,12 +200,16 @@ def test_what_vllm_says_itself(name: str) -> None:
     Unasked to stream it strips white space off, and differs more where that is listed.
     """
     from readers import Reader
-    from talkwire_server.vllm_engine.reading import AGAIN, WHOLE
+    from talkwire_server.vllm_engine.misreadings import AGAIN, WHOLE
 
     reader = Reader(ALL[name])
     streamed = []
     for what, text in written(name).items():
         pieces = reader.answer(text)
+        if (name, what) in FAILING:
+            with pytest.raises(ValueError, match="too many values"):
+                reader.read_as_vllm_streams(pieces)
+            continue
         read = reader.read(pieces)
         streamed.append(read == reader.read_as_vllm_streams(pieces))
         alike = read.loosely() == reader.read_as_vllm_does(pieces).loosely()
@@ -310,6 +318,35 @@ def test_the_tokenizers_of_mistral(source: str, name: str, tmp_path: Path) -> No
 
     for cut in all_cuts(pieces, step=8):
         assert reader.read(cut) == Read("Let me look: 日本語.", "", calls)
+
+
+def test_where_a_parser_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """What it has told stays, the rest is text, and the log has the cause by the request's id."""
+    from readers import Read, Reader
+
+    reader = Reader(ALL["internlm"])
+    first, rest = written("internlm")["two calls"].split("<|action_end|>", 1)
+    ended = reader.read(reader.answer(first + "<|action_end|>"))
+    read = reader.read(reader.answer(f"{first}<|action_end|>{rest} And so on."))
+
+    assert read == Read(f"<|action_end|>{rest} And so on.", "", ended.calls)
+    assert [record.getMessage() for record in caplog.records if record.name == "talkwire"] == [
+        f"request {reader.request.request_id}: vLLM cannot read its answer; what is left is text"
+    ]
+
+
+def test_a_call_without_a_name() -> None:
+    """What its arguments would be is text, and the calls beside it are numbered without it."""
+    from readers import Read, Reader
+
+    nameless = '[TOOL_CALLS][{"name!": "now", "arguments": {"city": "Paris"}}]'
+    reader = Reader(ALL["mistral before 2025"])
+    assert reader.read(reader.answer(nameless)) == Read('{"city": "Paris"}', "", [])
+
+    written = "<tool_call>\n<{}>\n</function>\n</tool_call>"
+    answer = written.format("func") + written.format("function=now")
+    reader = Reader(ALL["qwen3_coder"])
+    assert reader.read(reader.answer(answer)).calls == [("now", "{}")]
 
 
 # What the request says of calls and thoughts

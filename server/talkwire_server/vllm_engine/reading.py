@@ -1,8 +1,6 @@
-"""What an answer's tokens mean: text, thoughts, calls. vLLM's parsers read; knows no way to choose.
+"""What an answer's tokens mean: text, thoughts, calls. vLLM's parsers read; knows none of them."""
 
-Where those misread a model's format, here is what is done about it.
-"""
-
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,30 +10,10 @@ from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.sampling_params import SamplingParams
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.vllm_engine.misreadings import way
 from talkwire_server.vllm_engine.tokens import Tokens
 
-# Tool parsers whose streaming is broken in vLLM, so that they read an answer only once it is whole.
-WHOLE = {
-    "FunctionGemmaToolParser",  # closes the arguments after the first of them
-    "HunyuanA13BToolParser",  # misses calls that follow text, and nested arguments
-    "JambaToolParser",  # garbles nested arguments
-    "MiniCPM5XMLToolParser",  # sends the markup as text, too
-    "Olmo3PythonicToolParser",  # sends the markup as text
-    "Phi4MiniJsonToolParser",  # sends nothing
-    "xLAMToolParser",  # loses nested arguments
-}
-
-# And those whose streaming misses calls that follow text, or empty arguments: what they find in
-# the whole is sent at the end.
-AGAIN = {
-    "Granite20bFCToolParser",
-    "Internlm2ToolParser",
-    "Llama3JsonToolParser",
-    "Step3ToolParser",
-}
-
-# And one that must not be told of the end, because no token comes with it.
-ENDLESS = {"HunyuanA13BReasoningParser"}
+log = logging.getLogger("talkwire")
 
 
 class Reading:
@@ -45,6 +23,9 @@ class Reading:
     mistake what comes at once. So a stream and a unary answer say the same, to the byte. (Where
     the two differ in vLLM, in white space beside calls or when the answer is cut off amid a call,
     both are here what its stream is.)
+
+    Where a parser fails at what the model wrote the answer goes on: what is told stays, and what
+    is left is text. vLLM's HTTP server would end the request there.
 
     Args:
         parser: vLLM's, for this answer alone.
@@ -67,15 +48,14 @@ class Reading:
         self._request = request
         self._prompt_token_ids = list(prompt_token_ids)
         self._exclude_reasoning = exclude_reasoning
-        reader = type(parser.tool_parser).__name__
-        self._whole = reader in WHOLE and request.tool_choice == "auto"
-        self._again = reader in AGAIN and request.tool_choice != "none"
-        self._endless = type(parser.reasoning_parser).__name__ in ENDLESS
-        self._named: set[int] = set()  # calls whose name is sent
-        self._argued: set[int] = set()  # calls of whose arguments some are
+        self._way = way(parser, request)
+        self._failed = False
+        self._numbers: dict[int, int] = {}  # of the calls whose name is known, by the parser's
+        self._argued: set[int] = set()  # the parser's numbers of calls with arguments
         self._said: list[str] = []
         self._thought: list[str] = []
         self._texts: list[str] = []
+        self._told = 0  # texts up to the last of which something was told
         self._token_ids: list[int] = []
         sampling = SamplingParams(
             skip_special_tokens=request.skip_special_tokens,
@@ -90,7 +70,7 @@ class Reading:
         If it does, "stop" means that it called, also where the choice was a named function: vLLM's
         HTTP server says "stop" there.
         """
-        return bool(self._named)
+        return bool(self._numbers)
 
     @property
     def reasoning_tokens(self) -> int:
@@ -114,13 +94,15 @@ class Reading:
 
         Takes 10 us a token, more as the answer grows: give a long one in several pieces.
         """
-        self._texts.append(text)
         self._token_ids += token_ids
-        if not self._whole:
-            for token, part in self._tokens.split(text, token_ids, finished=finished):
-                self._parse(delta, part, [token], finished=False)
+        for token, part in self._tokens.split(text, token_ids, finished=finished):
+            self._texts.append(part)
+            self._parse(delta, part, [token], finished=False)
         if finished:
             self._finish(delta)
+        if self._failed:
+            self._said += self._texts[self._told :]
+            self._told = len(self._texts)
         delta.text += "".join(self._said)  # once: a delta's text is copied by each addition
         if not self._exclude_reasoning:
             delta.reasoning += "".join(self._thought)
@@ -130,11 +112,19 @@ class Reading:
     def _parse(
         self, delta: pb.ChatStreamResponse, text: str, token_ids: list[int], *, finished: bool
     ) -> None:
-        found = self._parser.parse_delta(
-            text, token_ids, self._request, self._prompt_token_ids, finished=finished
-        )
+        if self._way.whole or self._failed:
+            return
+        try:
+            found = self._parser.parse_delta(
+                text, token_ids, self._request, self._prompt_token_ids, finished=finished
+            )
+        except Exception:  # whatever the model's text makes it
+            self._fail()
+            return
         if found is None:
             return
+        if found.content or found.reasoning:
+            self._told = len(self._texts)
         self._said.append(found.content or "")
         self._thought.append(found.reasoning or "")
         for call in found.tool_calls or ():
@@ -142,36 +132,56 @@ class Reading:
 
     def _finish(self, delta: pb.ChatStreamResponse) -> None:
         """Say what is left; nothing more comes."""
-        if not (self._whole or self._endless):
+        if not self._way.endless:
             self._parse(delta, "", [], finished=True)
-        if not (self._whole or self._again):
+        if self._failed or not (self._way.whole or self._way.again):
             return
         self._parser.set_prompt_token_ids(self._prompt_token_ids)
-        thought, text, calls = self._parser.parse(
-            "".join(self._texts), self._request, True, tuple(self._token_ids)
-        )
-        if self._whole:
+        try:
+            thought, text, calls = self._parser.parse(
+                "".join(self._texts), self._request, True, tuple(self._token_ids)
+            )
+        except Exception:  # as above
+            self._fail()
+            return
+        if self._way.whole:
             self._said.append(text or "")
             self._thought.append(thought or "")
         for i, call in enumerate(calls or ()):
             if i not in self._argued:
                 self._add_call(delta, i, call.id, call)
 
+    def _fail(self) -> None:
+        self._failed = True
+        request_id = self._request.request_id
+        log.exception("request %s: vLLM cannot read its answer; what is left is text", request_id)
+
     def _add_call(
         self, delta: pb.ChatStreamResponse, index: int, id: str | None, function: Any
     ) -> None:
-        request = self._request
-        if request.tool_choice == "none" or (index and request.parallel_tool_calls is False):
-            return
+        """Tell a piece of a call; the arguments of one without a name are text."""
+        name = (function and function.name) or ""
         arguments = (function and function.arguments) or ""
+        if name or arguments:
+            self._told = len(self._texts)
+        if self._request.tool_choice == "none":
+            return
+        begins = bool(name) and index not in self._numbers
+        if begins:
+            self._numbers[index] = len(self._numbers)
+        if index not in self._numbers:
+            self._said.append(arguments)
+            return
+        number = self._numbers[index]
+        if number and self._request.parallel_tool_calls is False:
+            return
         if arguments:
             self._argued.add(index)
-        if index not in self._named and function and function.name:
-            self._named.add(index)
+        if begins:
             delta.tool_calls.add(
-                index=index, id=id or make_tool_call_id(), name=function.name, arguments=arguments
+                index=number, id=id or make_tool_call_id(), name=name, arguments=arguments
             )
-        elif delta.tool_calls and delta.tool_calls[-1].index == index:
+        elif delta.tool_calls and delta.tool_calls[-1].index == number:
             delta.tool_calls[-1].arguments += arguments
         elif arguments:
-            delta.tool_calls.add(index=index, arguments=arguments)
+            delta.tool_calls.add(index=number, arguments=arguments)
