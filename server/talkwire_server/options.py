@@ -8,13 +8,14 @@ vLLM's own flags included: `max_num_seqs: 8` in the file, `TALKWIRE_SERVE_MAX_NU
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from talkwire_server.settings import Settings
+from talkwire_server.settings import GROUPS, Settings
+from talkwire_server.settings.flag import flag_of
 
 PREFIX = "TALKWIRE_SERVE_"
 
@@ -70,8 +71,6 @@ def _config_parser() -> argparse.ArgumentParser:
 
 
 def _parser() -> argparse.ArgumentParser:
-    d = Settings()
-    switch = argparse.BooleanOptionalAction
     parser = argparse.ArgumentParser(
         prog="talkwire serve",
         description="Serve a model over gRPC. Takes every engine flag of vLLM's beside these.",
@@ -80,46 +79,27 @@ def _parser() -> argparse.ArgumentParser:
         "--help-engine.",
         parents=[_config_parser()],
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    add("--engine", choices=["vllm", "echo"], default=d.engine, help="echo needs no model")
-    add("--model", help="id or local path; default: the embedded model")
-    add("--served-model-name", nargs="+", default=[], metavar="NAME", help="names to serve under")
-    add("--modelscope", action=switch, default=d.modelscope, help="the id is ModelScope's")
-    add("--chat-template", help="Jinja file or text in place of the model's")
-    add("--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="LoRA adapters")
-    add("--tool-call-parser", help="vLLM's parser of the model's tool calls")
-    add("--tool-parser-plugin", metavar="FILE", help="Python file with a tool call parser")
-    add(
-        "--allow-engine-options",
-        dest="engine_options",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="what a request's engine_options may hold",
-    )
-    add(
-        "--allowed-media-domains",
-        nargs="+",
-        default=[],
-        metavar="HOST",
-        help="where media may be fetched from: example.com, http://10.0.0.5:8080",
-    )
-    add("--allowed-local-media-path", metavar="DIR", help="where file: URIs may be read from")
-    add("--media-timeout", type=float, default=d.media_timeout, metavar="S", help="for fetching")
-    add("--max-media-bytes", type=int, default=d.max_media_bytes, help="largest medium")
-    add("--max-image-pixels", type=int, default=d.max_image_pixels, help="largest image")
-    add("--media-cache-bytes", type=int, default=d.media_cache_bytes, help="for cache_key")
-    add("--default-system", default=d.default_system, help="system prompt of requests without")
-    add("--host", default=d.host, help="address, or unix:PATH")
-    add("--port", type=int, default=d.port, help="0 takes a free one")
-    add("--admin-port", type=int, help="serve the AdminService on 127.0.0.1")
-    add("--grace", type=float, default=d.grace, metavar="S", help="time to finish at a stop")
-    add("--max-message-bytes", type=int, default=d.max_message_bytes, help="largest request")
-    add("--reflection", action=switch, default=d.reflection, help="serve gRPC reflection")
-    add("--channelz", action=switch, default=d.channelz, help="serve channelz")
-    add("--stop-on-eof", action=switch, default=d.stop_on_eof, help="stop when stdin ends")
-    add("--echo-delay", type=float, default=d.echo_delay, metavar="S", help="pace of echo")
-    add("--log-level", choices=["debug", "info", "warning", "error"], default=d.log_level)
+    for group in GROUPS:
+        titled = parser.add_argument_group((group.__doc__ or "").rstrip("."))
+        hints = get_type_hints(group)
+        for one in fields(group):
+            if one.metadata:
+                titled.add_argument(flag_of(one), **_argument(one, hints[one.name]))
     return parser
+
+
+def _argument(one: Field[Any], hint: Any) -> dict[str, Any]:
+    """Say how argparse shall read the flag of a field."""
+    text, default = one.metadata["help"], one.default
+    if default not in (None, (), ""):
+        text += f" (default: {default})"
+    said = {"dest": one.name, "default": default, "help": text.replace("%", "%%")}
+    if hint is bool:
+        return {**said, "action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is Literal:
+        return {**said, "choices": get_args(hint)}
+    if get_origin(hint) is tuple:
+        return {**said, "nargs": "+", "metavar": one.metadata["metavar"]}
+    (kind,) = set(get_args(hint) or (hint,)) - {type(None)}
+    return {**said, "type": kind, "metavar": one.metadata["metavar"]}

@@ -103,7 +103,7 @@ async def test_n_answers_are_reproducible(llm: AsyncClient) -> None:
 async def test_a_seed_holds_however_the_prompt_is_computed(llm: AsyncClient) -> None:
     """In parts, since it is longer than a step or beside others, or at once: the same draws."""
     prompts = ["Me. " * words for words in (10, 500, 600)]
-    drawn = {"seed": 1, "temperature": 1.0, "max_tokens": 8}
+    drawn: Any = {"seed": 1, "temperature": 1.0, "max_tokens": 8}
 
     alone = [(await llm.chat(prompt, **drawn)).text for prompt in prompts]
     together = await asyncio.gather(*(llm.chat(prompt, **drawn) for prompt in prompts))

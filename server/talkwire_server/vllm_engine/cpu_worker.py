@@ -36,6 +36,8 @@ class Runner(CPUModelRunner):  # type: ignore[misc]  # vLLM's types are not read
 class Worker(CPUWorker):  # type: ignore[misc]
     """Has such a runner."""
 
+    model_runner: Any
+
     def init_device(self) -> None:
         """Make the runner."""
         super().init_device()

@@ -1,0 +1,32 @@
+"""The server's settings: one frozen dataclass of groups. Engine flags stay vLLM's own, unread."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from talkwire_server.settings.flag import Group, flag, out_of_bounds
+from talkwire_server.settings.listening import ListenSettings
+from talkwire_server.settings.media import MediaSettings
+from talkwire_server.settings.model import ModelSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings(Group):
+    """Log."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = flag(
+        "info", "of our log; at debug of vLLM's, too, whose advice at the start is else left out"
+    )
+
+
+GROUPS: tuple[type[Group], ...] = (ModelSettings, MediaSettings, ListenSettings, LogSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ModelSettings, MediaSettings, ListenSettings, LogSettings):
+    """How to serve."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, every fault at once."""
+        faults = [*out_of_bounds(self), *(text for group in GROUPS for text in group.faults(self))]
+        if faults:
+            raise ValueError("; ".join(faults))

@@ -1,0 +1,33 @@
+"""Where the server listens, and when it leaves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from talkwire_server.settings.flag import Group, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenSettings(Group):
+    """Server."""
+
+    host: str = flag("127.0.0.1", "address, or unix:PATH")
+    port: int = flag(50051, "0 takes a free one", at_least=0, at_most=65535)
+    admin_port: int | None = flag(
+        None, "serve the AdminService on 127.0.0.1", at_least=0, at_most=65535
+    )
+    grace: float = flag(30.0, "for running calls to finish at a stop", at_least=0, metavar="S")
+    max_message_bytes: int = flag(16 << 20, "largest request", at_least=1)
+    reflection: bool = flag(True, "serve gRPC reflection")
+    channelz: bool = flag(False, "serve channelz, the live statistics of channels")
+    stop_on_eof: bool = flag(False, "stop, too, when standard input ends")
+
+    def faults(self) -> Iterator[str]:
+        """Find a host that is none."""
+        if not self.host:
+            yield "--host must not be empty"
+
+    def address(self, port: int) -> str:
+        """Where to listen, or at another port, as gRPC spells it."""
+        if self.host.startswith("unix:"):
+            return self.host
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
