@@ -1,0 +1,43 @@
+"""Who calls: what admission, limits and logs know of a caller. Checks no credentials."""
+
+from collections.abc import Collection
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from talkwire_server.statuses import Context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """One party that calls, and what it may do.
+
+    Attributes:
+        name: A token's identity, else the peer's address without its port. Safe to log.
+        models: Ids that it may ask; None for all.
+        weight: Its share of a busy server beside others' shares.
+        max_running: Calls of it that may be inside at once; None for the server's own limit.
+        tokens_per_minute: Prompt and answer together; None for the server's own limit.
+
+    """
+
+    name: str
+    models: Collection[str] | None = None
+    weight: int = 1
+    max_running: int | None = None
+    tokens_per_minute: int | None = None
+
+
+IDENTITY: ContextVar[Caller | None] = ContextVar("identity", default=None)
+"""Who the credentials of the current call prove; set by whoever checks them, if anybody does."""
+
+
+def caller(context: Context) -> Caller:
+    """Name who makes a call: whoever its credentials prove, else the address that it comes from."""
+    proven = IDENTITY.get()
+    return proven or Caller(name=_host(context.peer()))
+
+
+def _host(peer: str) -> str:
+    """Cut gRPC's `ipv4:10.0.0.5:40312` to `10.0.0.5`; all of a Unix socket are one."""
+    kind, _, address = peer.partition(":")
+    return address.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
