@@ -54,6 +54,7 @@ class Reading:
         self._argued: set[int] = set()  # the parser's numbers of calls with arguments
         self._said: list[str] = []
         self._thought: list[str] = []
+        self._thoughts = 0  # tokens that brought some
         self._texts: list[str] = []
         self._told = 0  # texts up to the last of which something was told
         self._token_ids: list[int] = []
@@ -77,10 +78,10 @@ class Reading:
         """How many of the tokens read so far are thoughts.
 
         As in vLLM's streams the newer of its parsers count a character that takes several tokens
-        as one.
+        as one. Several count none where the prompt opens the thought: then we do.
         """
         tokens: int = self._parser.count_reasoning_tokens(tuple(self._token_ids))
-        return tokens
+        return max(tokens, self._thoughts)
 
     def read(
         self,
@@ -127,6 +128,7 @@ class Reading:
             self._told = len(self._texts)
         self._said.append(found.content or "")
         self._thought.append(found.reasoning or "")
+        self._thoughts += bool(found.reasoning and token_ids)
         for call in found.tool_calls or ():
             self._add_call(delta, call.index, call.id, call.function)
 

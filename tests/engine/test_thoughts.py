@@ -1,0 +1,75 @@
+"""How much a model thinks, on the real engine, with a template that opens a thought."""
+
+import warnings
+from collections.abc import AsyncIterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from support import RunningServer, running
+from talkwire import AsyncClient
+from talkwire_server import model, vllm_engine
+from talkwire_server.settings import Settings
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("vllm") is None, reason="needs talkwire[cpu] or talkwire[gpu]"),
+    pytest.mark.timeout(300),
+]
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}<|im_start|>assistant\nEffort: {{ reasoning_effort }}\n<think>"
+)
+QUERY = "Write a poem about the sea."
+FLAGS = ("--max-model-len=512", "--kv-cache-memory-bytes=67108864", "--max-num-batched-tokens=512")
+
+
+@pytest.fixture(scope="module")
+async def thinker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningServer]:
+    """A server of the embedded model, to whose tokenizer the marks of a thought are tokens."""
+    embedded = Path(model.prepare())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM's own, here and in the process that it forks
+        from conformance.markers import with_markers
+
+        folder = with_markers(str(embedded), tmp_path_factory.mktemp("thinker"))
+        for weights in embedded.glob("*.safetensors"):
+            (folder / weights.name).symlink_to(weights)
+        template = folder / "template.jinja"
+        template.write_text(TEMPLATE)
+        settings = Settings(
+            model=str(folder),
+            chat_template=str(template),
+            engine_args=(*FLAGS, "--reasoning-parser=deepseek_r1"),
+        )
+        engine = vllm_engine.load(settings)
+        await engine.launch()
+    try:
+        async with running(engine) as server:
+            yield server
+    finally:
+        await engine.stop()
+
+
+@pytest.mark.parametrize("budget", [1, 5, 20])
+async def test_the_budget_of_thought_is_kept(thinker: RunningServer, budget: int) -> None:
+    """At its end vLLM closes the thought, and the rest of the tokens are the answer's."""
+    async with AsyncClient(thinker.target, temperature=0, max_tokens=40) as client:
+        unbound = await client.chat(QUERY)
+        bound = await client.chat(QUERY, reasoning={"max_tokens": budget})
+
+    assert not unbound.text
+    assert unbound.usage.reasoning_tokens == 40
+    assert unbound.reasoning.startswith(bound.reasoning)
+    assert bound.usage.reasoning_tokens == budget
+    assert bound.text
+
+
+async def test_the_effort_reaches_the_template(thinker: RunningServer) -> None:
+    """In the words of vLLM, which are those of the field."""
+    async with AsyncClient(thinker.target) as client:
+        counted = await client.count_tokens(
+            QUERY, reasoning={"effort": "high"}, include_prompt=True
+        )
+    assert "Effort: high\n<think>" in counted.prompt
