@@ -170,6 +170,8 @@ FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.Unimplemented(), talkwire.Unsupported),
     (errors.RequestIdInUse("mine"), talkwire.RequestIdInUse),
     (errors.AdapterExists("a"), talkwire.Error),
+    (errors.Unauthenticated("expired"), talkwire.Unauthenticated),
+    (errors.PermissionDenied("a"), talkwire.PermissionDenied),
     (errors.QueueFull(), talkwire.Overloaded),
     (errors.ModelLoading(), talkwire.Unavailable),
     (errors.ShuttingDown(), talkwire.Unavailable),

@@ -10,6 +10,8 @@
     ├── Unimplemented             UNIMPLEMENTED, a whole method
     ├── RequestIdInUse            ALREADY_EXISTS
     ├── AdapterExists             ALREADY_EXISTS
+    ├── Unauthenticated           UNAUTHENTICATED
+    ├── PermissionDenied          PERMISSION_DENIED
     ├── QueueFull                 RESOURCE_EXHAUSTED, with a delay after which to try again
     ├── ModelLoading              UNAVAILABLE, the same
     ├── ShuttingDown              UNAVAILABLE, the same
@@ -189,6 +191,21 @@ class AdapterExists(CallError):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"there is a model {short(model)!r} already")
+
+
+class Unauthenticated(CallError):
+    """Credentials are missing or not valid. `why` is for the log alone: it would help a thief."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("a valid token is needed, as metadata authorization: Bearer TOKEN")
+        self.why = why
+
+
+class PermissionDenied(CallError):
+    """The model is not for this caller."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"the model {short(model)!r} is not for this caller")
 
 
 class Later(CallError):
