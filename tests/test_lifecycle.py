@@ -273,9 +273,9 @@ def test_wrong_settings_are_named_all_at_once() -> None:
 
     assert status == 2
     assert log.splitlines()[-1] == (
-        "talkwire serve: error: --port must be 0 to 65535, got 70000; --grace must be >= 0, "
-        "got -1; --echo-delay must be >= 0, got -1; --host must not be empty; "
-        "the echo engine takes no --max-num-seqs=8"
+        "talkwire serve: error: --port must be >= 0 and <= 65535, got 70000; --grace must be >= 0, "
+        "got -1; --echo-delay must be >= 0, got -1; the echo engine takes no --max-num-seqs=8; "
+        "--host must not be empty"
     )
 
 

@@ -175,6 +175,7 @@ FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.QueueFull(), talkwire.Overloaded),
     (errors.ModelLoading(), talkwire.Unavailable),
     (errors.ShuttingDown(), talkwire.Unavailable),
+    (errors.SlowReader(30), talkwire.ServerError),
     (errors.EngineDead(), talkwire.Unavailable),
     (errors.EngineFailure(), talkwire.ServerError),
 ]

@@ -15,6 +15,7 @@
     ├── QueueFull                 RESOURCE_EXHAUSTED, with a delay after which to try again
     ├── ModelLoading              UNAVAILABLE, the same
     ├── ShuttingDown              UNAVAILABLE, the same
+    ├── SlowReader                ABORTED
     ├── EngineDead                UNAVAILABLE
     └── EngineFailure             INTERNAL
 
@@ -237,6 +238,13 @@ class ShuttingDown(Later):
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down")
+
+
+class SlowReader(CallError):
+    """The caller left messages of its stream unread for too long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the caller took nothing for {seconds:g} s")
 
 
 class EngineDead(CallError):

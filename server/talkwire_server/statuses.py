@@ -26,6 +26,7 @@ from talkwire_server.errors import (
     QueueFull,
     RequestIdInUse,
     ShuttingDown,
+    SlowReader,
     Unauthenticated,
     Unimplemented,
     UnsupportedFeature,
@@ -58,6 +59,7 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
     QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUEUE_FULL),
     ModelLoading: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_MODEL_LOADING),
     ShuttingDown: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SHUTTING_DOWN),
+    SlowReader: (grpc.StatusCode.ABORTED, pb.ERROR_REASON_SLOW_READER),
     EngineDead: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_ENGINE_DEAD),
     EngineFailure: (grpc.StatusCode.INTERNAL, pb.ERROR_REASON_ENGINE_FAILURE),
 }
@@ -73,13 +75,14 @@ async def statuses(context: Context, request_id: str = "") -> AsyncIterator[None
     try:
         yield
     except CallError as error:
-        await _abort(context, error, request_id)
+        await abort(context, error, request_id)
     except Exception:
         log.exception("request %s failed", request_id)
-        await _abort(context, EngineFailure(), request_id)
+        await abort(context, EngineFailure(), request_id)
 
 
-async def _abort(context: Context, error: CallError, request_id: str) -> None:
+async def abort(context: Context, error: CallError, request_id: str) -> None:
+    """End a call with the status of an exception. Always raises, what ends the handler."""
     code, reason = STATUSES[type(error)]
     info = error_details_pb2.ErrorInfo(
         reason=pb.ErrorReason.Name(reason).removeprefix("ERROR_REASON_"),

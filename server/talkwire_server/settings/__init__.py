@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from talkwire_server.settings.flag import Group, flag, out_of_bounds
+from talkwire_server.settings.lifetime import LifetimeSettings
 from talkwire_server.settings.listening import ListenSettings
 from talkwire_server.settings.media import MediaSettings
 from talkwire_server.settings.model import ModelSettings
@@ -18,11 +19,17 @@ class LogSettings(Group):
     )
 
 
-GROUPS: tuple[type[Group], ...] = (ModelSettings, MediaSettings, ListenSettings, LogSettings)
+GROUPS: tuple[type[Group], ...] = (
+    ModelSettings,
+    MediaSettings,
+    LifetimeSettings,
+    ListenSettings,
+    LogSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ModelSettings, MediaSettings, ListenSettings, LogSettings):
+class Settings(ModelSettings, MediaSettings, LifetimeSettings, ListenSettings, LogSettings):
     """How to serve."""
 
     def __post_init__(self) -> None:

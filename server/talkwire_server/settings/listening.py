@@ -1,4 +1,4 @@
-"""Where the server listens, and when it leaves."""
+"""Where the server listens."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ class ListenSettings(Group):
     admin_port: int | None = flag(
         None, "serve the AdminService on 127.0.0.1", at_least=0, at_most=65535
     )
-    grace: float = flag(30.0, "for running calls to finish at a stop", at_least=0, metavar="S")
     max_message_bytes: int = flag(16 << 20, "largest request", at_least=1)
     reflection: bool = flag(True, "serve gRPC reflection")
     channelz: bool = flag(False, "serve channelz, the live statistics of channels")
