@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
+from string import punctuation
+from urllib.parse import quote
 
 from talkwire_server.statuses import Context
 
@@ -12,7 +14,8 @@ class Caller:
     """One party that calls, and what it may do.
 
     Attributes:
-        name: A token's identity, else the peer's address without its port. Safe to log.
+        name: A token's identity, else that of a client's certificate, else the peer's address
+            without its port. Safe to log.
         models: Ids that it may ask; None for all.
         weight: Its share of a busy server beside others' shares.
         max_running: Calls of it that may be inside at once; None for the server's own limit.
@@ -33,8 +36,18 @@ IDENTITY: ContextVar[Caller | None] = ContextVar("identity", default=None)
 
 def caller(context: Context) -> Caller:
     """Name who makes a call: whoever its credentials prove, else the address that it comes from."""
-    proven = IDENTITY.get()
-    return proven or Caller(name=_host(context.peer()))
+    return IDENTITY.get() or Caller(name=_certified(context) or _host(context.peer()))
+
+
+def loggable(name: str | bytes) -> str:
+    """Spell a foreign name so that no log takes it for more; two names stay two."""
+    return quote(name, safe=punctuation.replace("%", ""))
+
+
+def _certified(context: Context) -> str:
+    """Take the first alternative name of the client's certificate, else its common name."""
+    names = context.peer_identities() or ()
+    return loggable(next(iter(names), b""))
 
 
 def _host(peer: str) -> str:

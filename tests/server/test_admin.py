@@ -102,7 +102,7 @@ def test_reflection_can_be_turned_off_there_too() -> None:
 async def test_only_this_machine_reaches_it(host: str) -> None:
     """Wherever the main port listens, the admin port is on 127.0.0.1 and on no other address."""
     engine = EchoEngine(["echo"], "", 0)
-    async with running(engine, host=host, admin_port=0) as server:
+    async with running(engine, host=host, admin_port=0, allow_insecure=True) as server:
         assert server.server.admin
         port = int(server.server.admin.address.removeprefix("127.0.0.1:"))
         with socket.create_connection(("127.0.0.1", port)):

@@ -8,6 +8,7 @@ from talkwire_server.settings.lifetime import LifetimeSettings
 from talkwire_server.settings.listening import ListenSettings
 from talkwire_server.settings.media import MediaSettings
 from talkwire_server.settings.model import ModelSettings
+from talkwire_server.settings.security import SecuritySettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +25,27 @@ GROUPS: tuple[type[Group], ...] = (
     MediaSettings,
     LifetimeSettings,
     ListenSettings,
+    SecuritySettings,
     LogSettings,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ModelSettings, MediaSettings, LifetimeSettings, ListenSettings, LogSettings):
+class Settings(
+    ModelSettings, MediaSettings, LifetimeSettings, ListenSettings, SecuritySettings, LogSettings
+):
     """How to serve."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, every fault at once."""
         faults = [*out_of_bounds(self), *(text for group in GROUPS for text in group.faults(self))]
+        if self.exposed and not self.allow_insecure:
+            faults.append(f"{self.exposed}; --allow-insecure lets them")
         if faults:
             raise ValueError("; ".join(faults))
+
+    @property
+    def exposed(self) -> str:
+        """What other machines could do that they should not, as a sentence; empty if nothing."""
+        missing = [] if self.is_local else [*self.missing()]
+        return f"on --host {self.host} all could {', and '.join(missing)}" if missing else ""

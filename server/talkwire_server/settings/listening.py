@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from talkwire_server.settings.flag import Group, flag
 
@@ -24,6 +25,16 @@ class ListenSettings(Group):
         """Find a host that is none."""
         if not self.host:
             yield "--host must not be empty"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this machine alone reaches the host."""
+        if self.host == "localhost" or self.host.startswith("unix:"):
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return False
 
     def address(self, port: int) -> str:
         """Where to listen, or at another port, as gRPC spells it."""

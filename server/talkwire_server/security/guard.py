@@ -1,0 +1,100 @@
+"""The guard: asks each call for its token before a handler hears of it. Knows no models."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+
+from talkwire_server.callers import IDENTITY, Caller
+from talkwire_server.errors import Unauthenticated
+from talkwire_server.security.jwts import Signed
+from talkwire_server.security.keys import KeyFile, KeyUrl
+from talkwire_server.security.tokens import Tokens
+from talkwire_server.settings import Settings
+from talkwire_server.statuses import Context, statuses
+
+log = logging.getLogger("talkwire")
+
+Handler = grpc.RpcMethodHandler[Any, Any]
+Details = grpc.HandlerCallDetails
+
+
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Lets calls in that bring a token, and says in `IDENTITY` who calls.
+
+    Raises:
+        StartError: A file cannot be used.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._tokens = Tokens(settings.token_file) if settings.token_file else None
+        self._signed = _signed(settings)
+        opened = {health.SERVICE_NAME: settings.open_health}
+        opened[reflection.SERVICE_NAME] = settings.open_reflection
+        self._open = tuple(f"/{name}/" for name, is_open in opened.items() if is_open)
+        self._refused = 0
+        self._logged = float("-inf")
+
+    async def load(self) -> None:
+        """Fetch what is not on this machine; StartError where that fails."""
+        if self._signed:
+            await self._signed.keys.load()
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
+    ) -> Handler:
+        """Let a call go on, or end it."""
+        if not handler_call_details.method.startswith(self._open):
+            try:
+                IDENTITY.set(await self._prove(handler_call_details))
+            except Exception as error:
+                return self._refusal(error)
+        return await continuation(handler_call_details)
+
+    async def _prove(self, call: Details) -> Caller:
+        token = _bearer(call.invocation_metadata or ())
+        if self._tokens and (found := await self._tokens.find(token)):
+            return found
+        if self._signed:
+            return await self._signed.find(token)
+        raise Unauthenticated("the token is not known")
+
+    def _refusal(self, error: Exception) -> Handler:
+        """Answer with a status whatever the method is; as a stream, so that nothing is read."""
+
+        async def refuse(_requests: object, context: Context) -> None:
+            if isinstance(error, Unauthenticated):
+                self._log(context.peer(), error.why)
+            async with statuses(context):
+                raise error
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+    def _log(self, peer: str, why: str) -> None:
+        """Name one refusal a second, and count the others: nobody shall fill the disk."""
+        self._refused += 1
+        if monotonic() - self._logged >= 1:
+            log.warning("refused %s: %s (calls refused so far: %d)", peer, why, self._refused)
+            self._logged = monotonic()
+
+
+def _signed(settings: Settings) -> Signed | None:
+    if not (settings.jwt_jwks and settings.jwt_issuer and settings.jwt_audience):
+        return None
+    keys = (KeyUrl if "://" in settings.jwt_jwks else KeyFile)(settings.jwt_jwks)
+    return Signed(keys, settings.jwt_issuer, settings.jwt_audience)
+
+
+def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    given = [value for key, value in metadata if key == "authorization"]
+    if len(given) != 1:
+        raise Unauthenticated(f"{len(given)} authorizations")
+    scheme, _, token = str(given[0]).partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("not a bearer token")
+    return token
