@@ -173,6 +173,8 @@ FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.Unauthenticated("expired"), talkwire.Unauthenticated),
     (errors.PermissionDenied("a"), talkwire.PermissionDenied),
     (errors.QueueFull(), talkwire.Overloaded),
+    (errors.QuotaExceeded("me", "1 call at once", 2.5), talkwire.Overloaded),
+    (errors.DeadlineUnreachable(1, 2), talkwire.Timeout),
     (errors.ModelLoading(), talkwire.Unavailable),
     (errors.ShuttingDown(), talkwire.Unavailable),
     (errors.SlowReader(30), talkwire.ServerError),

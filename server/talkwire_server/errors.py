@@ -13,6 +13,8 @@
     ├── Unauthenticated           UNAUTHENTICATED
     ├── PermissionDenied          PERMISSION_DENIED
     ├── QueueFull                 RESOURCE_EXHAUSTED, with a delay after which to try again
+    ├── QuotaExceeded             RESOURCE_EXHAUSTED, the same
+    ├── DeadlineUnreachable       DEADLINE_EXCEEDED
     ├── ModelLoading              UNAVAILABLE, the same
     ├── ShuttingDown              UNAVAILABLE, the same
     ├── SlowReader                ABORTED
@@ -210,20 +212,46 @@ class PermissionDenied(CallError):
 
 
 class Later(CallError):
-    """A refusal that another try may not meet."""
+    """A refusal that another try may not meet, `retry_after` seconds from now."""
+
+    def __init__(self, message: str, retry_after: float = RETRY_AFTER) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
     def details(self) -> Iterable[Message]:
         """Say when to try again."""
-        yield error_details_pb2.RetryInfo(
-            retry_delay=Duration(seconds=RETRY_AFTER),
-        )
+        delay = Duration()
+        delay.FromMilliseconds(round(self.retry_after * 1000))
+        yield error_details_pb2.RetryInfo(retry_delay=delay)
 
 
 class QueueFull(Later):
     """Too many wait already."""
 
-    def __init__(self) -> None:
-        super().__init__("too many requests are waiting")
+    def __init__(self, retry_after: float = RETRY_AFTER) -> None:
+        super().__init__("too many requests are waiting", retry_after)
+
+
+class QuotaExceeded(Later):
+    """The caller has what it may have. `limit` says what that is."""
+
+    def __init__(self, caller: str, limit: str, retry_after: float) -> None:
+        super().__init__(f"no more for {short(caller)!r} than {limit}", retry_after)
+        self._failure = error_details_pb2.QuotaFailure()
+        self._failure.violations.add(subject=f"caller:{short(caller)}", description=limit)
+
+    def details(self) -> Iterable[Message]:
+        """Say whose quota it is, and when to try again."""
+        yield self._failure
+        yield from super().details()
+
+
+class DeadlineUnreachable(CallError):
+    """The call's time would be over before its turn; `estimate` is the wait for it, in seconds."""
+
+    def __init__(self, left: float, estimate: float) -> None:
+        text = f"{max(0, left):.3f} s are left, and the wait is about {estimate:.3f} s"
+        super().__init__(text, estimate=f"{estimate:.3f}")
 
 
 class ModelLoading(Later):

@@ -10,10 +10,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.errors import (
-    RETRY_AFTER,
     AdapterExists,
     CallError,
     ContextLengthExceeded,
+    DeadlineUnreachable,
     EngineDead,
     EngineFailure,
     InvalidRequest,
@@ -24,6 +24,7 @@ from talkwire_server.errors import (
     ModelNotFound,
     PermissionDenied,
     QueueFull,
+    QuotaExceeded,
     RequestIdInUse,
     ShuttingDown,
     SlowReader,
@@ -57,6 +58,11 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
     Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, pb.ERROR_REASON_TOKEN_INVALID),
     PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, pb.ERROR_REASON_MODEL_FORBIDDEN),
     QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUEUE_FULL),
+    QuotaExceeded: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUOTA_EXCEEDED),
+    DeadlineUnreachable: (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        pb.ERROR_REASON_DEADLINE_UNREACHABLE,
+    ),
     ModelLoading: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_MODEL_LOADING),
     ShuttingDown: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SHUTTING_DOWN),
     SlowReader: (grpc.StatusCode.ABORTED, pb.ERROR_REASON_SLOW_READER),
@@ -96,5 +102,5 @@ async def abort(context: Context, error: CallError, request_id: str) -> None:
         ("grpc-status-details-bin", status.SerializeToString())
     ]
     if isinstance(error, Later):
-        trailers.append(("grpc-retry-pushback-ms", str(RETRY_AFTER * 1000)))
+        trailers.append(("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))))
     await context.abort(code, error.message, trailing_metadata=tuple(trailers))
