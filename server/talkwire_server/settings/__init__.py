@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from talkwire_server.settings.admission import AdmissionSettings
 from talkwire_server.settings.flag import Group, flag, out_of_bounds
 from talkwire_server.settings.lifetime import LifetimeSettings
 from talkwire_server.settings.listening import ListenSettings
@@ -23,6 +24,7 @@ class LogSettings(Group):
 GROUPS: tuple[type[Group], ...] = (
     ModelSettings,
     MediaSettings,
+    AdmissionSettings,
     LifetimeSettings,
     ListenSettings,
     SecuritySettings,
@@ -32,7 +34,13 @@ GROUPS: tuple[type[Group], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(
-    ModelSettings, MediaSettings, LifetimeSettings, ListenSettings, SecuritySettings, LogSettings
+    ModelSettings,
+    MediaSettings,
+    AdmissionSettings,
+    LifetimeSettings,
+    ListenSettings,
+    SecuritySettings,
+    LogSettings,
 ):
     """How to serve."""
 
