@@ -30,6 +30,7 @@ class Why(Enum):
     ROOM = "-1 leaves room for max_tokens; vLLM's server leaves room for one token"
     UNUSED = "refused, since the template does not use it; vLLM's server ignores it"
     OPTION = "refused, since the operator has not allowed it; vLLM's server takes any option"
+    COUNTED = "tokens of thought; vLLM's parser counts none, or none where the prompt opens it"
     # An answer is what its stream is, where vLLM's server gives two answers.
     WHITE = "white space beside calls is text; vLLM's server tells it in streams alone"
     SPELLED = "arguments as the model wrote them; vLLM's server spells them anew unless it streams"

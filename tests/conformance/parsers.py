@@ -88,8 +88,10 @@ def _written(name: str, form: Format, meaning: Meaning) -> Case:
 
 
 _UNCALLED = ("stream.tool_calls", "stream.finish_reason")
+_COUNTED = {"reasoning_tokens": Why.COUNTED}
 _DIFFERENCES: Mapping[str, Mapping[str, Why]] = {
     "apertus: text and a call": {"unary.text": Why.WHITE},
+    "deepseek_r1, begun in the prompt: text and a call": _COUNTED,
     "dots: text and a call": {"unary.text": Why.WHITE},
     "ernie45: text and a call": {"unary.text": Why.WHITE},
     "functiongemma: text and a call": {"stream.text": Why.WHOLE},
@@ -97,6 +99,7 @@ _DIFFERENCES: Mapping[str, Mapping[str, Why]] = {
     "glm45: text and a call": {"unary.text": Why.WHITE},
     "glm47: text and a call": {"unary.text": Why.WHITE},
     "granite: text and a call": {"unary.text": Why.WHITE},
+    "granite that thinks: text": _COUNTED,
     "granite_thinking_parser: text and a call": {"unary.text": Why.WHITE},
     "hunyuan_a13b: text and a call": dict.fromkeys(("stream.text", *_UNCALLED), Why.WHOLE),
     "hy_v4: text and a call": {"stream.text": Why.WHOLE},
@@ -113,9 +116,11 @@ _DIFFERENCES: Mapping[str, Mapping[str, Why]] = {
     ),
     "mistral that thinks: text and two calls": {"unary.text": Why.WHITE},
     "mistral: text and two calls": {"unary.text": Why.WHITE},
+    "muse_glimmer: text and a call": _COUNTED,
     "nemotron_v3: text and a call": {"unary.text": Why.WHITE},
     "olmo3: a call": dict.fromkeys(("stream.text", *_UNCALLED), Why.WHOLE),
     "phi4_mini_json: a call": dict.fromkeys(_UNCALLED, Why.WHOLE),
+    "poolside_v1: text and a call": _COUNTED,
     "qwen3 told not to think: text and a call": dict.fromkeys(
         ("unary.text", "unary.reasoning"), Why.FORGOT
     ),
