@@ -8,9 +8,11 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.adapters import violations
 from talkwire_server.checks import refuse_unknown
+from talkwire_server.decoding import Decoding
 from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import InvalidRequest, Violation
+from talkwire_server.settings.limits import LimitSettings
 from talkwire_server.statuses import Context, statuses
 
 log = logging.getLogger("talkwire")
@@ -52,7 +54,9 @@ class AdminPort:
 
     def __init__(self, engine: Engine, port: int, *, reflection: bool) -> None:
         self.address = f"127.0.0.1:{port}"
-        self._grpc = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._grpc = grpc.aio.server(
+            interceptors=[Decoding(LimitSettings())], options=[("grpc.so_reuseport", 0)]
+        )
         chat_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(engine), self._grpc)
         if reflection:
             add_reflection([SERVICE], self._grpc)

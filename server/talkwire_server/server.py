@@ -16,6 +16,7 @@ from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
 from talkwire_server.admin_service import AdminPort
 from talkwire_server.admission import Admission
 from talkwire_server.chat_service import ChatService
+from talkwire_server.decoding import Decoding
 from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.model_service import ModelService
@@ -41,7 +42,7 @@ class Server:
         self._settings = settings
         self._engine = engine
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
-        self._grpc = grpc.aio.server(options=_options(settings))
+        self._grpc = grpc.aio.server(interceptors=[Decoding(settings)], options=_options(settings))
         chat = ChatService(engine, self.admission)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._grpc)

@@ -6,6 +6,7 @@ from typing import Literal
 from talkwire_server.settings.admission import AdmissionSettings
 from talkwire_server.settings.flag import Group, flag, out_of_bounds
 from talkwire_server.settings.lifetime import LifetimeSettings
+from talkwire_server.settings.limits import LimitSettings
 from talkwire_server.settings.listening import ListenSettings
 from talkwire_server.settings.media import MediaSettings
 from talkwire_server.settings.model import ModelSettings
@@ -25,6 +26,7 @@ GROUPS: tuple[type[Group], ...] = (
     ModelSettings,
     MediaSettings,
     AdmissionSettings,
+    LimitSettings,
     LifetimeSettings,
     ListenSettings,
     SecuritySettings,
@@ -37,6 +39,7 @@ class Settings(
     ModelSettings,
     MediaSettings,
     AdmissionSettings,
+    LimitSettings,
     LifetimeSettings,
     ListenSettings,
     SecuritySettings,

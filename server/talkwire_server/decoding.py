@@ -1,0 +1,74 @@
+"""From bytes to a request within the limits. gRPC names a Python class where bytes are none.
+
+What cannot be read, or holds too much to be looked at, becomes a `Refused`, which the service meets
+at its first look into it. Knows no field's meaning.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.checks import crowded, limit_violations
+from talkwire_server.errors import InvalidRequest, Violation
+from talkwire_server.settings.limits import LimitSettings
+
+Details: TypeAlias = grpc.HandlerCallDetails
+
+_REQUESTS: dict[str, type[Message]] = {
+    f"/{service.full_name}/{method.name}": GetMessageClass(method.input_type)
+    for service in pb.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+
+class Refused:
+    """Stands for a request that must not be looked at: whoever does raises why."""
+
+    # A service asks for the id before it can refuse, and for the request in a CountTokensRequest.
+    request_id = ""
+
+    def __init__(self, faults: list[Violation]) -> None:
+        self.request = self
+        self._faults = faults
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise InvalidRequest(self._faults)
+
+
+class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Has the requests of our services read here."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self._limits = limits
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
+    ) -> Any:
+        """Find the handler of a call, and give it our reader."""
+        handler = await continuation(handler_call_details)
+        kind = _REQUESTS.get(handler_call_details.method)
+        if handler is None or kind is None:
+            return handler
+        return handler._replace(request_deserializer=lambda data: self._read(kind, data))
+
+    def _read(self, kind: type[Message], data: bytes) -> Message | Refused:
+        most = self._limits.max_request_fields
+        if path := crowded(data, kind, most):
+            text = f"brings the request to more than {most} fields"
+            return Refused([Violation(path, text, "OUT_OF_RANGE")])
+        try:
+            request = kind.FromString(data)
+        except DecodeError:
+            return Refused([Violation("request", "is not a protobuf message", "MALFORMED")])
+        faults = list(self._excesses(request))
+        return Refused(faults) if faults else request
+
+    def _excesses(self, request: Message) -> Iterator[Violation]:
+        if isinstance(request, pb.CountTokensRequest):
+            request = request.request
+        if isinstance(request, pb.ChatRequest):
+            yield from limit_violations(request, self._limits)
