@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from processes import launched
+from support import running
 from talkwire import Cancelled, Client, Timeout, Unavailable
 from talkwire_server.echo import EchoEngine
 from talkwire_server.server import SERVICES, Server
@@ -94,30 +96,81 @@ async def test_a_loading_server_says_so() -> None:
 
 @STOPS
 def test_a_stop_lets_a_running_stream_finish(stop: int) -> None:
-    """From a signal on new calls are refused; a running one ends in full, and status is 0."""
+    """From a signal on health says so and nobody can connect; what runs ends in full: status 0."""
     with launched() as server, client(server.target) as caller:
         watch = health_pb2_grpc.HealthStub(caller.channel).Watch(health_pb2.HealthCheckRequest())
         told = [next(watch).status]
         with caller.stream(HELD) as stream:
             next(stream)
             server.signal(stop)
-            running = server.logs("stopping")
+            line = server.logs("stopping")
             told.append(next(watch).status)
-            with pytest.raises(Unavailable) as refused:
-                caller.chat("hi")
+            while connects(server.target):
+                time.sleep(0.01)
             answer = stream.wait()
         status, _ = server.ends()
 
-    assert "1 calls running" in running
+    assert "1 calls running" in line
     assert told == [SERVING, NOT_SERVING]
-    assert (refused.value.reason, refused.value.retry_after) == ("SHUTTING_DOWN", 1)
     assert answer.complete
     assert answer.text == HELD
     assert status == 0
 
 
+def connects(target: str) -> bool:
+    """Tell whether somebody listens."""
+    host, _, port = target.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+async def test_a_leaving_server_says_so() -> None:
+    """A chat that still comes to it is refused, with a time after which to try again."""
+    async with running(EchoEngine(["echo"], "", 0)) as server:
+        server.server.admission.close()
+        with client(server.target) as caller, pytest.raises(Unavailable) as refused:
+            await asyncio.to_thread(caller.chat, "hi")
+
+    assert (refused.value.reason, refused.value.retry_after) == ("SHUTTING_DOWN", 1)
+
+
+def test_a_lame_duck_takes_calls() -> None:
+    """With `--lame-duck` health says NOT_SERVING first, while calls are still answered."""
+    with launched("--lame-duck=60") as server, client(server.target) as caller:
+        watch = health_pb2_grpc.HealthStub(caller.channel).Watch(health_pb2.HealthCheckRequest())
+        told = [next(watch).status]
+        server.signal(signal.SIGTERM)
+        told.append(next(watch).status)
+        answer = caller.chat("hi")
+
+    assert told == [SERVING, NOT_SERVING]
+    assert answer.text == "hi"
+
+
+def test_the_end_of_the_grace_tells_why_it_cuts() -> None:
+    """A stream that outlasts the grace fails as SHUTTING_DOWN; what it has of the answer stays."""
+    with (
+        launched("--echo-delay=0.01", "--grace=0.1") as server,
+        client(server.target) as caller,
+        caller.stream(LONG, include={"token_ids": True}) as stream,
+    ):
+        next(stream)
+        server.signal(signal.SIGTERM)
+        with pytest.raises(Unavailable) as cut:
+            stream.wait()
+        status, log = server.ends()
+
+    assert "1 calls did not finish within the grace" in log
+    assert status == 1
+    assert cut.value.reason == "SHUTTING_DOWN"
+    assert cut.value.partial
+    with launched() as other, client(other.target) as caller:
+        answer = caller.chat(LONG, continuation=cut.value.partial)
+    assert answer.text == LONG
+
+
 def test_the_end_of_the_grace_cuts_what_still_runs() -> None:
-    """A stream that outlasts the grace fails as Unavailable, and the exit status is 1."""
+    """So does a stream that nobody reads, but without a reason: there is no time for it."""
     with (
         launched("--grace=0.1") as server,
         client(server.target) as caller,

@@ -37,6 +37,10 @@ class Admission:
         """Let calls in."""
         self._refusal = None
 
+    def reload(self) -> None:
+        """Let nobody in until `open`: the engine is started anew."""
+        self._refusal = ModelLoading
+
     def close(self) -> None:
         """Let nobody in any more; those inside go on."""
         self._refusal = ShuttingDown

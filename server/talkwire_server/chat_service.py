@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from math import inf
 from time import monotonic
 from typing import NoReturn
 
@@ -13,20 +14,22 @@ from talkwire_server.admission import Admission, request_id
 from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Call, Delta, Engine
 from talkwire_server.errors import InvalidRequest, Unimplemented, Violation
+from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.statuses import Context, statuses
 
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
     """Answers chats."""
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine, admission: Admission, open_calls: OpenCalls) -> None:
         self._engine = engine
         self._admission = admission
+        self._open_calls = open_calls
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """Answer in one message: the fold of what `ChatStream` would have sent."""
         answer = Accumulator()
-        async with self._deltas(request, context, final_only=True) as deltas:
+        async with self._deltas(request, context, final_only=True) as (deltas, _):
             async for delta in deltas:
                 answer.add(delta)
         return answer.response
@@ -35,9 +38,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: pb.ChatRequest, context: Context
     ) -> AsyncIterator[pb.ChatStreamResponse]:
         """Answer piece by piece. However this ends, the engine's generator is closed."""
-        async with self._deltas(request, context) as deltas:
+        async with self._deltas(request, context) as (deltas, call):
             async for delta in deltas:
+                call.sending_since = monotonic()
                 yield delta
+                call.sending_since = inf
 
     async def ChatMultiplex(self, _requests: object, context: Context) -> NoReturn:  # type: ignore[override]
         """Refuse: not implemented yet."""
@@ -76,15 +81,16 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     @asynccontextmanager
     async def _deltas(
         self, request: pb.ChatRequest, context: Context, *, final_only: bool = False
-    ) -> AsyncIterator[AsyncGenerator[Delta]]:
+    ) -> AsyncIterator[tuple[AsyncGenerator[Delta], OpenCall]]:
         call_id = request_id(request, _metadata(context, "x-request-id"))
-        async with statuses(context, call_id):
-            with self._admission.enter(call_id, request, final_only=final_only) as call:
-                # Admitted: from here on a retry by the client's channel would run it twice.
-                await context.send_initial_metadata((("x-request-id", call_id),))
-                async with aclosing(self._engine.stream(call)) as deltas:
-                    with _time_limit(call):
-                        yield deltas
+        with self._open_calls.enter(context, call_id) as open_call:
+            async with statuses(context, call_id):
+                with self._admission.enter(call_id, request, final_only=final_only) as call:
+                    # Admitted: from here on a retry by the client's channel would run it twice.
+                    await context.send_initial_metadata((("x-request-id", call_id),))
+                    async with aclosing(self._engine.stream(call)) as deltas:
+                        with _time_limit(call):
+                            yield deltas, open_call
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import uvloop
 from talkwire_server import options
 from talkwire_server.echo import EchoEngine
 from talkwire_server.engine import Engine, StartError
-from talkwire_server.server import serve
+from talkwire_server.lifetime import fail, serve
 from talkwire_server.settings import Settings
 
 log = logging.getLogger("talkwire")
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return uvloop.run(serve(settings, _engine(settings), started))
     except StartError as error:
-        log.error("%s", error)
+        fail(settings, str(error))
         return 1
     except KeyboardInterrupt:
         return 130

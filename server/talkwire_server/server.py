@@ -1,12 +1,8 @@
-"""The life of a server: launch, listen, load, serve, drain, stop."""
+"""A gRPC server around an engine: listen, load, drain, close. Knows no signals."""
 
 import asyncio
-import logging
 import socket
-from collections.abc import Coroutine
 from contextlib import suppress
-from time import monotonic
-from typing import Any
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -19,11 +15,12 @@ from talkwire_server.chat_service import ChatService
 from talkwire_server.decoding import Decoding
 from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
+from talkwire_server.errors import CallError, EngineDead, ShuttingDown
 from talkwire_server.model_service import ModelService
+from talkwire_server.open_calls import OpenCalls
 from talkwire_server.settings import Settings
-from talkwire_server.signals import Stop, stop_signals
 
-log = logging.getLogger("talkwire")
+DAY = 86_400.0  # longer than any grace
 
 SERVICES = tuple(
     chat_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("ChatService", "ModelService")
@@ -43,7 +40,9 @@ class Server:
         self._engine = engine
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         self._grpc = grpc.aio.server(interceptors=[Decoding(settings)], options=_options(settings))
-        chat = ChatService(engine, self.admission)
+        self._open_calls = OpenCalls(settings.slow_reader_timeout)
+        self._tasks: list[asyncio.Task[None]] = []
+        chat = ChatService(engine, self.admission, self._open_calls)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -71,6 +70,7 @@ class Server:
         if self.admin:
             await self.admin.listen()
         await self._grpc.start()
+        self._tasks.append(asyncio.create_task(self._open_calls.watch_readers()))
 
     async def load(self) -> None:
         """Wait for the engine, then let calls in."""
@@ -78,19 +78,32 @@ class Server:
         self.admission.open()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
+    async def unload(self) -> None:
+        """End all calls, because the engine died; refuse others until `load`."""
+        self.admission.reload()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._open_calls.cut(EngineDead())
+
     async def drain(self) -> None:
-        """Stop admitting, and let running calls finish within the grace."""
+        """Leave without a loss: tell by health, then let running calls finish within the grace."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.lame_duck)
         await self._refuse()
+        # Sends GOAWAY, so that clients take their next calls elsewhere; `close` ends the rest.
+        self._tasks.append(asyncio.create_task(self._grpc.stop(DAY)))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace):
                 await self.admission.empty()
 
-    async def close(self) -> None:
-        """Close the socket and end what still runs."""
+    async def close(self, error: CallError | None = None) -> None:
+        """Close the socket and end what still runs, with an error or as SHUTTING_DOWN."""
         await self._refuse()
+        await self._open_calls.cut(error or ShuttingDown())
         await self._grpc.stop(0.05)  # so that the last health still reaches who watches it
         # stop() returns before the handlers have seen their cancellation.
         await self.admission.empty()
+        for task in self._tasks:
+            task.cancel()
 
     async def _refuse(self) -> None:
         self.admission.close()
@@ -124,60 +137,3 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
-
-
-async def serve(settings: Settings, engine: Engine, started: float) -> int:
-    """Run a server until a signal asks it to stop; return the process's exit status.
-
-    `started` is when the process did, in `time.monotonic` seconds.
-
-    0: stopped as asked, every call finished. 1: the engine did not start or died, or calls were
-    cut at the end of the grace.
-    """
-    with stop_signals(on_eof=settings.stop_on_eof) as stop:
-        try:
-            await engine.launch()
-            return await _serve(Server(settings, engine), engine, stop, started)
-        except StartError as error:
-            log.error("%s", error)
-            return 1
-        finally:
-            await engine.stop()
-            log.info("stopped")
-
-
-async def _serve(server: Server, engine: Engine, stop: Stop, started: float) -> int:
-    try:
-        await server.listen()
-        log.info("listening on %s; loading", server.address)
-        if await _first(server.load(), stop.wait()) == 1:
-            return 0
-        names = ", ".join(model.id for model in engine.models)
-        log.info("serving %s on %s after %.1f s", names, server.address, monotonic() - started)
-        if await _first(_death(engine), stop.wait()) == 0:
-            return 1
-        log.info("stopping; %d calls running", server.admission.running)
-        if await _first(_death(engine), server.drain()) == 0:
-            return 1
-        if cut := server.admission.running:
-            log.warning("%d calls did not finish within the grace", cut)
-        return 1 if cut else 0
-    finally:
-        await server.close()
-
-
-async def _death(engine: Engine) -> None:
-    log.error("the engine died: %s", await engine.failed())
-
-
-async def _first(*steps: Coroutine[Any, Any, Any]) -> int:
-    """Run steps side by side until one ends; cancel the others; return which one it was."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-    first = next(task for task in tasks if task in done)
-    first.result()
-    return tasks.index(first)

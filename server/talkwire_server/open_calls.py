@@ -1,0 +1,100 @@
+"""The calls that are being answered: whose client reads nothing, and how any is cut.
+
+Knows no engine. gRPC sends a status behind the messages that were sent before it, so a call that
+is cut keeps what it has of its answer, and can go on elsewhere.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import inf
+from time import monotonic
+
+import grpc
+
+from talkwire_server.errors import CallError, SlowReader
+from talkwire_server.statuses import Context, abort
+
+log = logging.getLogger("talkwire")
+
+LAST_WORDS = 1.0  # seconds for the statuses of calls that are cut to reach their clients
+
+
+class OpenCall:
+    """One call, in its handler's task.
+
+    Attributes:
+        sending_since: Since when the client has been taking a message, in `time.monotonic`
+            seconds; inf between messages. A stamp, because a timer a message would cost more.
+
+    """
+
+    __slots__ = ("_context", "_handler", "id", "sending_since")
+
+    def __init__(self, context: Context, id: str) -> None:
+        handler = asyncio.current_task()
+        assert handler
+        self._context = context
+        self._handler = handler
+        self.id = id
+        self.sending_since = inf
+
+    def cut(self, error: CallError) -> asyncio.Task[None]:
+        """End the call; the task is done when its client has the status."""
+        return asyncio.create_task(self._cut(error))
+
+    async def _cut(self, error: CallError) -> None:
+        if self._context.done():  # it ends by itself
+            await asyncio.wait([self._handler])
+            return
+        # First the status: a handler that is cancelled sends none.
+        asyncio.get_running_loop().call_soon(self._handler.cancel)
+        with suppress(grpc.aio.BaseError):  # how abort returns, or the client is gone
+            await abort(self._context, error, self.id)
+
+
+class OpenCalls:
+    """All of them.
+
+    Args:
+        reader_timeout: Seconds that a client may take for one message; 0 for any time.
+
+    """
+
+    def __init__(self, reader_timeout: float) -> None:
+        self._reader_timeout = reader_timeout
+        self._calls: set[OpenCall] = set()
+        self._statuses: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def enter(self, context: Context, id: str) -> Iterator[OpenCall]:
+        """Count the current task's call for the length of the block."""
+        call = OpenCall(context, id)
+        self._calls.add(call)
+        try:
+            yield call
+        finally:
+            self._calls.remove(call)
+
+    async def watch_readers(self) -> None:
+        """Cut, as long as this runs, the streams whose clients read nothing."""
+        while self._reader_timeout:
+            await asyncio.sleep(self._reader_timeout / 8)
+            limit = monotonic() - self._reader_timeout
+            for call in [call for call in self._calls if call.sending_since < limit]:
+                log.info("request %s: its client reads nothing", call.id)
+                call.sending_since = inf
+                self._cut(call, SlowReader(self._reader_timeout))
+
+    async def cut(self, error: CallError) -> None:
+        """End all calls; return when their clients know, or take too long to."""
+        for call in [*self._calls]:
+            self._cut(call, error)
+        if self._statuses:
+            await asyncio.wait(self._statuses, timeout=LAST_WORDS)
+
+    def _cut(self, call: OpenCall, error: CallError) -> None:
+        status = call.cut(error)
+        self._statuses.add(status)
+        status.add_done_callback(self._statuses.discard)
