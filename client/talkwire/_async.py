@@ -13,9 +13,10 @@ from google.protobuf.message import Message
 from talkwire._answer import Answer
 from talkwire._base import ClientBase, less
 from talkwire._conversation import Transcript
-from talkwire._errors import from_cancel, from_rpc, no_connection, task_is_cancelled
+from talkwire._errors import from_cancel, from_rpc, no_connection, task_is_cancelled, why
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._messages import MessageLike, Query
+from talkwire._options import Incoming
 from talkwire._output import reader
 from talkwire._request import CallOptions, ChatOptions
 from talkwire._stream import AsyncStream
@@ -55,15 +56,24 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         metadata: Mapping[str, str] | None = None,
         output: object = None,
         begun: Answer | None = None,
+        resume: bool | None = None,
+        within: Incoming | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
         `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
-        request's continuation goes on with, if both shall be one. Raises `Error`.
+        request's continuation goes on with, if both shall be one; for the others see `CallOptions`.
+        Raises `Error`.
         """
-        if begun:  # only a stream tells which call of several goes on
+        if begun or within or self._resumes(resume):  # a stream can do it all
             async with self.send_stream(
-                request, timeout=timeout, metadata=metadata, output=output, begun=begun
+                request,
+                timeout=timeout,
+                metadata=metadata,
+                output=output,
+                begun=begun,
+                resume=resume,
+                within=within,
             ) as stream:
                 return await stream.wait()
         read = reader(output, request).whole
@@ -77,18 +87,16 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         metadata: Mapping[str, str] | None = None,
         output: object = None,
         begun: Answer | None = None,
+        resume: bool | None = None,
+        within: Incoming | None = None,
     ) -> AsyncStream:
         """Send a request of your own making, and get the answer piece by piece.
 
         `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
-        request's continuation goes on with, if both shall be one.
+        request's continuation goes on with, if both shall be one; for the others see `CallOptions`.
         """
-
-        async def start(partial: Answer) -> Any:
-            call = await self._connect(self._call(timeout, metadata), partial)
-            return self.stub.ChatStream(request, **call)
-
-        return AsyncStream(self, start, reader(output, request), begun)
+        course = self._course(request, timeout, metadata, begun, resume, within)
+        return AsyncStream(self, course, reader(output, request), within)
 
     async def run_tools(
         self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
@@ -208,15 +216,25 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
 
     async def _connect(self, call: dict[str, Any], partial: Answer | None = None) -> dict[str, Any]:
         """Wait for a connection; return the call's arguments with the time that is left."""
-        if not self._options.wait_for_ready:
+        if not self._options.wait_for_ready or call["timeout"] == 0:
             return call
         begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
         try:
             async with asyncio.timeout(seconds):
                 await self.channel.channel_ready()
         except TimeoutError:
-            raise no_connection(self.target, seconds, partial) from None
+            cause = await self._cause()
+            raise no_connection(self.target, seconds, cause, partial) from None
         return less(call, monotonic() - begin)
+
+    async def _cause(self) -> str | None:
+        """Ask once more without waiting: gRPC then says why there is no connection."""
+        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
+        try:
+            await probe(HealthCheckRequest(), timeout=0.1)
+        except grpc.RpcError as error:
+            return why(error)
+        return None
 
 
 class AsyncConversation(Transcript):

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from talkwire import _build
+from talkwire._answer import Answer
 from talkwire._messages import Query
-from talkwire._options import TLS, Retry, resolve
+from talkwire._options import TLS, Incoming, Retry, resolve
 from talkwire._request import CallOptions, CallSettings, ChatOptions
+from talkwire._resume import Course
 from talkwire_proto.v1 import chat_pb2 as pb
 
 C = TypeVar("C")  # grpc.Channel or grpc.aio.Channel
@@ -26,6 +28,7 @@ class ClientBase(Generic[C]):
         connect_timeout: Seconds that a call may wait for a connection.
         wait_for_ready: Wait for a connection; else fail at once where there is none.
         retry: How refused calls are tried again; None for never.
+        resume: Whether answers that break off go on by themselves; see `CallOptions`.
         metadata: gRPC metadata of every call.
         max_message_bytes: Largest message sent or taken.
         channel_options: More gRPC channel arguments.
@@ -50,6 +53,7 @@ class ClientBase(Generic[C]):
         connect_timeout: float = 10.0,
         wait_for_ready: bool = True,
         retry: Retry | None = Retry(),  # noqa: B008  # frozen
+        resume: bool = False,
         metadata: Mapping[str, str] | None = None,
         max_message_bytes: int = 64 << 20,
         channel_options: Sequence[tuple[str, Any]] = (),
@@ -69,6 +73,7 @@ class ClientBase(Generic[C]):
             channel_options=channel_options,
         )
         self._channel = channel
+        self._resume = resume
         self.options = defaults
 
     @property
@@ -94,15 +99,35 @@ class ClientBase(Generic[C]):
         self, query: Query, options: CallOptions, **wanted: bool
     ) -> tuple[pb.CountTokensRequest, dict[str, Any]]:
         request, call = self._split(query, options)
-        arguments = self._call(call["timeout"], call["metadata"])
+        arguments = self._call(call["timeout"], call["metadata"], call["within"])
         return pb.CountTokensRequest(request=request, **wanted), arguments
 
+    def _resumes(self, resume: bool | None) -> bool:
+        return self._resume if resume is None else resume
+
+    def _course(
+        self,
+        request: pb.ChatRequest,
+        timeout: float | None,
+        metadata: Mapping[str, str] | None,
+        begun: Answer | None,
+        resume: bool | None,
+        within: Incoming | None,
+    ) -> Course:
+        def arguments() -> dict[str, Any]:
+            return self._call(timeout, metadata, within)
+
+        return Course(request, arguments, begun, resume=self._resumes(resume))
+
     def _call(
-        self, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        within: Incoming | None = None,
     ) -> dict[str, Any]:
         return {
-            "timeout": self._options.call_timeout(timeout),
-            "metadata": self._options.call_metadata(metadata),
+            "timeout": self._options.call_timeout(timeout, within),
+            "metadata": self._options.call_metadata(metadata, within),
         }
 
 

@@ -13,6 +13,7 @@ from talkwire._tools import choice, tools
 from talkwire_proto.v1 import chat_pb2 as pb
 
 _KNOWN = ChatOptions.__optional_keys__
+_OF_THE_CALL = ("timeout", "metadata", "resume", "within")
 _SAMPLING = SamplingOptions.__optional_keys__
 _EFFORTS = {
     name.removeprefix("EFFORT_").lower(): value
@@ -24,13 +25,15 @@ _EFFORTS = {
 def split(query: Query, options: Mapping[str, Any]) -> tuple[pb.ChatRequest, CallSettings]:
     """Build the request of `options`, and what of them concerns the call."""
     options = dict(options)
-    timeout, metadata = options.pop("timeout", None), options.pop("metadata", None)
+    timeout, metadata, resume, within = (options.pop(name, None) for name in _OF_THE_CALL)
     request = build(query, options)
     call = CallSettings(
         timeout=timeout,
         metadata=metadata,
         output=options.get("output"),
         begun=_begun(request, options.get("continuation")),
+        resume=resume,
+        within=within,
     )
     return request, call
 

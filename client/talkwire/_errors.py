@@ -195,7 +195,8 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     info = details.get("ErrorInfo")
     kind = _BY_REASON.get(info.reason if info else "", _BY_CODE.get(code, ServerError))
     if code is Code.UNAVAILABLE and not info:
-        broke = "lost the connection" if partial and partial.id else "no connection"
+        begun = error.initial_metadata() or (partial and partial.id)
+        broke = "lost the connection" if begun else "no connection"
         kind, text = ConnectError, f"{broke} to {target}: {text}"
     if code is Code.RESOURCE_EXHAUSTED and not info and "larger than max" in text:
         kind = InvalidRequest  # gRPC's own words for a message over the size limit
@@ -213,10 +214,17 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     )
 
 
-def no_connection(target: str, seconds: float, partial: Answer | None = None) -> ConnectError:
+def no_connection(
+    target: str, seconds: float, cause: str | None, partial: Answer | None = None
+) -> ConnectError:
     """Make the exception of a connection that did not come about in time."""
-    text = f"no connection to {target} within {seconds:g} s"
+    text = f"no connection to {target} within {seconds:g} s" + (f": {cause}" if cause else "")
     return ConnectError(text, code=Code.UNAVAILABLE, target=target, partial=partial)
+
+
+def why(error: Any) -> str | None:
+    """Return gRPC's words for a lack of connections, if that is the failure."""
+    return error.details() if error.code() is Code.UNAVAILABLE else None
 
 
 def from_cancel(target: str, partial: Answer | None = None) -> Cancelled:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, TypedDict
 
 from talkwire._answer import Answer
 from talkwire._messages import MessageLike
+from talkwire._options import Incoming
 from talkwire._tools import ToolLike
 from talkwire_proto.v1 import chat_pb2 as pb
 
@@ -128,10 +129,18 @@ class CallOptions(ChatOptions, total=False):
     Keys:
         timeout: Seconds until the call fails with `Timeout`; `math.inf` for no limit.
         metadata: More gRPC metadata.
+        resume: Where the server or the connection is lost amid the answer, go on by itself, at
+            another address or when there is a server again, all within `timeout`. It asks for
+            token ids, and you get them, too. Not with `n`, `output`, a forced tool,
+            prompt_logprobs or excluded thoughts.
+        within: The context of the gRPC handler that calls: the answer ends with the incoming call
+            and not after its deadline, and has its traceparent and tracestate.
     """
 
     timeout: float
     metadata: Mapping[str, str]
+    resume: bool
+    within: Incoming
 
 
 class CallSettings(TypedDict):
@@ -141,3 +150,5 @@ class CallSettings(TypedDict):
     metadata: Mapping[str, str] | None
     output: object
     begun: Answer | None
+    resume: bool | None
+    within: Incoming | None

@@ -1,7 +1,8 @@
-"""An answer that comes in pieces, blocking and with asyncio. Starts no call but its own."""
+"""An answer that comes in pieces, blocking and with asyncio. Starts no calls but its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,8 +10,19 @@ import grpc
 
 from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
-from talkwire._errors import OUTSIDE_WITH, from_cancel, from_rpc, task_is_cancelled
+from talkwire._errors import (
+    OUTSIDE_WITH,
+    Error,
+    RequestIdInUse,
+    Unavailable,
+    from_cancel,
+    from_rpc,
+    task_is_cancelled,
+)
+from talkwire._options import Incoming
 from talkwire._output import Reader
+from talkwire._resume import Course
+from talkwire_proto.v1 import chat_pb2 as pb
 
 if TYPE_CHECKING:
     from talkwire._async import AsyncClient
@@ -22,16 +34,21 @@ class StreamBase:
 
     Attributes:
         id: The request's id, known from where the block is entered on.
+        resumed: How often the answer broke off and went on, with `resume`. Its `timing` is that of
+            the last call, all else of the whole.
 
     """
 
-    def __init__(self, reader: Reader, begun: Answer | None) -> None:
+    def __init__(self, course: Course, reader: Reader, within: Incoming | None) -> None:
         self.id = ""
+        self.resumed = 0
+        self._course = course
+        self._within = within
         self._call: Any = None  # grpc's, once the block is entered
         self._ahead: Chunk | None = None  # was read to enter the block
         self._cancelled = False
         self._reader = reader
-        self._answer = Accumulator(begun.proto if begun else None)
+        self._answer = Accumulator(course.begun.proto if course.begun else None)
 
     @property
     def answer(self) -> Answer:
@@ -56,6 +73,17 @@ class StreamBase:
         if self._call is not None:
             self._call.cancel()
 
+    def _bind(self) -> None:
+        """Have the end of the incoming call cancel this one, now if it has ended."""
+        ended = False
+        if isinstance(self._within, grpc.ServicerContext):
+            ended = not self._within.add_callback(self.cancel)
+        elif self._within:
+            self._within.add_done_callback(lambda _: self.cancel())  # type: ignore[arg-type]  # stub
+            ended = self._within.done()
+        if ended:
+            self.cancel()
+
     def _begin(self, call: Any) -> None:
         self._call = call
         if self._cancelled:  # while it waited for a connection
@@ -65,6 +93,10 @@ class StreamBase:
         """Tell whether the server has taken the call; if not, reading raises why."""
         self.id = dict(metadata).get("x-request-id", "")
         return bool(self.id)
+
+    def _lost_nothing(self, error: Error) -> bool:
+        """Tell whether all but the status had come when the connection was lost."""
+        return isinstance(error, Unavailable) and self.answer.complete
 
     def _keep(self, chunk: Chunk | None) -> None:
         """Keep what came without an admission: a proxy may hold the metadata back."""
@@ -84,15 +116,10 @@ class Stream(StreamBase, Iterator[Chunk]):
     """
 
     def __init__(
-        self,
-        client: "Client",
-        start: Callable[[Answer], Any],
-        reader: Reader,
-        begun: Answer | None,
+        self, client: "Client", course: Course, reader: Reader, within: Incoming | None
     ) -> None:
-        super().__init__(reader, begun)
+        super().__init__(course, reader, within)
         self._client = client
-        self._start = start
 
     def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
@@ -110,7 +137,8 @@ class Stream(StreamBase, Iterator[Chunk]):
         return self.wait()
 
     def __enter__(self) -> Self:
-        self._begin(self._start(self.answer))
+        self._bind()
+        self._start()
         try:
             if not self._admitted(self._call.initial_metadata()):
                 self._keep(next(self, None))
@@ -139,9 +167,39 @@ class Stream(StreamBase, Iterator[Chunk]):
         try:
             delta = next(self._call)
         except grpc.RpcError as error:
-            raise self._client._error(error, self.answer) from error
+            delta = self._go_on(self._failed(error))
         self._answer.add(delta)
         return Chunk(delta)
+
+    def _start(self) -> None:
+        call = self._client._connect(self._course.arguments(), self.answer)
+        self._begin(self._client.stub.ChatStream(self._course.request, **call))
+
+    def _go_on(self, error: Error) -> pb.ChatStreamResponse:
+        """Read on in another call. Raises the error where none may follow."""
+        if self._lost_nothing(error):
+            raise StopIteration
+        while True:
+            pause = self._course.follow(error, self.id, self.answer)
+            try:
+                if isinstance(error, RequestIdInUse):  # the call that broke off
+                    abort = pb.AbortRequest(id=self.id)
+                    self._client.stub.Abort(abort, **self._course.arguments())
+                sleep(pause)
+                self._start()
+                delta: pb.ChatStreamResponse = next(self._call)
+            except grpc.RpcError as cause:
+                error = self._failed(cause)
+            except Error as none:  # no connection
+                error = none
+            else:
+                self.resumed += 1
+                return delta
+
+    def _failed(self, cause: grpc.RpcError) -> Error:
+        error = self._client._error(cause, self.answer)
+        error.__cause__ = cause
+        return error
 
 
 class AsyncStream(StreamBase, AsyncIterator[Chunk]):
@@ -156,15 +214,10 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     """
 
     def __init__(
-        self,
-        client: "AsyncClient",
-        start: Callable[[Answer], Awaitable[Any]],
-        reader: Reader,
-        begun: Answer | None,
+        self, client: "AsyncClient", course: Course, reader: Reader, within: Incoming | None
     ) -> None:
-        super().__init__(reader, begun)
+        super().__init__(course, reader, within)
         self._client = client
-        self._start = start
 
     async def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
@@ -182,7 +235,8 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         return await self.wait()
 
     async def __aenter__(self) -> Self:
-        self._begin(await self._start(self.answer))
+        self._bind()
+        await self._start()
         try:
             if not self._admitted(await self._call.initial_metadata()):
                 self._keep(await anext(self, None))
@@ -210,13 +264,43 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             return chunk
         try:
             delta = await self._call.read()
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._client.target, self.answer) from error
-        except asyncio.CancelledError:
-            if task_is_cancelled():
-                raise
-            raise from_cancel(self._client.target, self.answer) from None
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            delta = await self._go_on(self._failed(error))
         if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
             raise StopAsyncIteration
         self._answer.add(delta)
         return Chunk(delta)
+
+    async def _start(self) -> None:
+        call = await self._client._connect(self._course.arguments(), self.answer)
+        self._begin(self._client.stub.ChatStream(self._course.request, **call))
+
+    async def _go_on(self, error: Error) -> Any:
+        """Read on in another call. Raises the error where none may follow."""
+        if self._lost_nothing(error):
+            raise StopAsyncIteration
+        while True:
+            pause = self._course.follow(error, self.id, self.answer)
+            try:
+                if isinstance(error, RequestIdInUse):  # the call that broke off
+                    abort = pb.AbortRequest(id=self.id)
+                    await self._client.stub.Abort(abort, **self._course.arguments())
+                await asyncio.sleep(pause)
+                await self._start()
+                delta = await self._call.read()
+            except (grpc.RpcError, asyncio.CancelledError) as cause:
+                error = self._failed(cause)
+            except Error as none:  # no connection
+                error = none
+            else:
+                self.resumed += 1
+                return delta
+
+    def _failed(self, cause: BaseException) -> Error:
+        if isinstance(cause, grpc.RpcError):
+            error: Error = from_rpc(cause, self._client.target, self.answer)
+            error.__cause__ = cause
+            return error
+        if task_is_cancelled():
+            raise cause
+        return from_cancel(self._client.target, self.answer)

@@ -12,9 +12,10 @@ from google.protobuf.message import Message
 from talkwire._answer import Answer
 from talkwire._base import ClientBase, less
 from talkwire._conversation import Transcript
-from talkwire._errors import ConnectError, Error, from_rpc, no_connection
+from talkwire._errors import ConnectError, Error, from_rpc, no_connection, why
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._messages import MessageLike, Query
+from talkwire._options import Incoming
 from talkwire._output import reader
 from talkwire._request import CallOptions, ChatOptions
 from talkwire._stream import Stream
@@ -51,15 +52,24 @@ class Client(ClientBase[grpc.Channel]):
         metadata: Mapping[str, str] | None = None,
         output: object = None,
         begun: Answer | None = None,
+        resume: bool | None = None,
+        within: Incoming | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
         `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
-        request's continuation goes on with, if both shall be one. Raises `Error`.
+        request's continuation goes on with, if both shall be one; for the others see `CallOptions`.
+        Raises `Error`.
         """
-        if begun:  # only a stream tells which call of several goes on
+        if begun or within or self._resumes(resume):  # a stream can do it all
             with self.send_stream(
-                request, timeout=timeout, metadata=metadata, output=output, begun=begun
+                request,
+                timeout=timeout,
+                metadata=metadata,
+                output=output,
+                begun=begun,
+                resume=resume,
+                within=within,
             ) as stream:
                 return stream.wait()
         read = reader(output, request).whole
@@ -73,19 +83,16 @@ class Client(ClientBase[grpc.Channel]):
         metadata: Mapping[str, str] | None = None,
         output: object = None,
         begun: Answer | None = None,
+        resume: bool | None = None,
+        within: Incoming | None = None,
     ) -> Stream:
         """Send a request of your own making, and get the answer piece by piece.
 
         `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
-        request's continuation goes on with, if both shall be one.
+        request's continuation goes on with, if both shall be one; for the others see `CallOptions`.
         """
-
-        def start(partial: Answer) -> Any:
-            return self.stub.ChatStream(
-                request, **self._connect(self._call(timeout, metadata), partial)
-            )
-
-        return Stream(self, start, reader(output, request), begun)
+        course = self._course(request, timeout, metadata, begun, resume, within)
+        return Stream(self, course, reader(output, request), within)
 
     def run_tools(
         self, query: Query = "", /, *, limit: int = 10, **options: Unpack[CallOptions]
@@ -197,7 +204,7 @@ class Client(ClientBase[grpc.Channel]):
 
     def _connect(self, call: dict[str, Any], partial: Answer | None = None) -> dict[str, Any]:
         """Wait for a connection; return the call's arguments with the time that is left."""
-        if self._connected or not self._options.wait_for_ready:
+        if self._connected or not self._options.wait_for_ready or call["timeout"] == 0:
             return call
         # Whatever is answered shows that there is a connection; the health itself is not asked.
         begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
@@ -206,9 +213,19 @@ class Client(ClientBase[grpc.Channel]):
             probe(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise no_connection(self.target, seconds, partial) from None
+                cause = self._cause()
+                raise no_connection(self.target, seconds, cause, partial) from None
         self._connected = True
         return less(call, monotonic() - begin)
+
+    def _cause(self) -> str | None:
+        """Ask once more without waiting: gRPC then says why there is no connection."""
+        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
+        try:
+            probe(HealthCheckRequest(), timeout=0.1)
+        except grpc.RpcError as error:
+            return why(error)
+        return None
 
     def _error(self, error: grpc.RpcError, partial: Answer | None = None) -> Error:
         made = from_rpc(error, self.target, partial)

@@ -130,16 +130,16 @@ def test_retries_that_grpc_would_not_take_are_refused() -> None:
 
 
 def test_metadata_of_a_call() -> None:
-    """The bearer token, asked for anew each time, then the client's and the call's own."""
-    tokens = iter(["a", "b"])
+    """An id and the bearer token, anew each time, then the client's and the call's own."""
+    tokens = iter("abc")
     options = Options(target="t", token=lambda: next(tokens), metadata={"k": "1", "l": "2"})
 
-    assert options.call_metadata({"k": "3"}) == [
-        ("authorization", "Bearer a"),
-        ("k", "3"),
-        ("l", "2"),
-    ]
-    assert options.call_metadata(None)[0] == ("authorization", "Bearer b")
+    (key, first), *others = options.call_metadata({"k": "3"})
+    (_, second), token, *_ = options.call_metadata({})
+    assert (key, first == second) == ("x-request-id", False)
+    assert others == [("authorization", "Bearer a"), ("k", "3"), ("l", "2")]
+    assert token == ("authorization", "Bearer b")
+    assert ("x-request-id", "mine") in options.call_metadata({"x-request-id": "mine"})
 
 
 def test_timeouts() -> None:
