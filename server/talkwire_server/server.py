@@ -1,6 +1,7 @@
 """A gRPC server around an engine: listen, load, drain, close. Knows no signals."""
 
 import asyncio
+import logging
 import socket
 from contextlib import suppress
 
@@ -18,9 +19,13 @@ from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import CallError, EngineDead, ShuttingDown
 from talkwire_server.model_service import ModelService
 from talkwire_server.open_calls import OpenCalls
+from talkwire_server.security import tls
+from talkwire_server.security.guard import Guard
 from talkwire_server.settings import Settings
 
 DAY = 86_400.0  # longer than any grace
+
+log = logging.getLogger("talkwire")
 
 SERVICES = tuple(
     chat_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("ChatService", "ModelService")
@@ -39,7 +44,10 @@ class Server:
         self._settings = settings
         self._engine = engine
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
-        self._grpc = grpc.aio.server(interceptors=[Decoding(settings)], options=_options(settings))
+        self._guards = [Guard(settings)] if settings.wants_tokens else []
+        self._grpc = grpc.aio.server(
+            interceptors=[*self._guards, Decoding(settings)], options=_options(settings)
+        )
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
         self._tasks: list[asyncio.Task[None]] = []
         chat = ChatService(engine, self.admission, self._open_calls)
@@ -61,8 +69,17 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if _is_served(self._settings.host):
             raise StartError(f"another server listens on {self.address}")
+        for guard in self._guards:
+            await guard.load()
+        credentials = tls.credentials(self._settings)
+        if self._settings.exposed:
+            log.warning("%s", self._settings.exposed)
         try:
-            port = self._grpc.add_insecure_port(self.address)
+            port = (
+                self._grpc.add_secure_port(self.address, credentials)
+                if credentials
+                else self._grpc.add_insecure_port(self.address)
+            )
         except RuntimeError:
             text = f"cannot listen on {self.address}: taken, or not this machine's"
             raise StartError(text) from None
@@ -131,6 +148,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
         ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # One limit, where gRPC has two and refuses at random what is between them.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         # Find half-open connections, and let clients ping as often as every ten seconds.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
