@@ -31,7 +31,7 @@ def test_help_names_every_command() -> None:
     ended = talkwire("--help")
 
     assert ended.status == 0
-    for name in ("chat", "ask", "ready", "serve", "model"):
+    for name in ("chat", "ask", "ready", "serve", "token", "model"):
         assert f"\n  {name} " in ended.out
 
 
@@ -58,9 +58,9 @@ def test_an_unknown_command_names_the_nearest() -> None:
     assert (ended.status, ended.err) == (2, expected)
 
 
-@pytest.mark.parametrize("command", ["serve", "model"])
+@pytest.mark.parametrize("command", ["serve", "token", "model"])
 def test_the_servers_own_arguments_pass_through(command: str) -> None:
-    """`talkwire serve` and `talkwire model` hand their arguments on untouched."""
+    """What belongs to the server hands its arguments on untouched."""
     ended = talkwire(command, "--help")
 
     assert ended.status == 0

@@ -32,6 +32,7 @@ _COMMANDS: Mapping[str, _Command] = {
     "ask": _Command("ask one question; for scripts and pipes", "talkwire.cli.ask", _CLI),
     "ready": _Command("tell whether a server serves", "talkwire.cli.ready", _CLI),
     "serve": _Command("serve a model", "talkwire_server.cli", _SERVER),
+    "token": _Command("make a token for who calls", "talkwire_server.security.command", _SERVER),
     "model": _Command("manage the embedded default model", "talkwire_server.model", _SERVER),
 }
 

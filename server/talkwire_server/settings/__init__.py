@@ -51,7 +51,7 @@ class Settings(
         """Refuse what cannot work, every fault at once."""
         faults = [*out_of_bounds(self), *(text for group in GROUPS for text in group.faults(self))]
         if self.exposed and not self.allow_insecure:
-            faults.append(f"{self.exposed}; --allow-insecure lets them")
+            faults.append(f"{self.exposed}; --allow-insecure permits it")
         if faults:
             raise ValueError("; ".join(faults))
 
@@ -59,4 +59,5 @@ class Settings(
     def exposed(self) -> str:
         """What other machines could do that they should not, as a sentence; empty if nothing."""
         missing = [] if self.is_local else [*self.missing()]
-        return f"on --host {self.host} all could {', and '.join(missing)}" if missing else ""
+        could = f"on --host {self.host} other machines could {' and '.join(missing)}"
+        return could if missing else ""

@@ -53,6 +53,6 @@ class SecuritySettings(Group):
     def missing(self) -> Iterator[str]:
         """Say what other machines could do that they should not."""
         if not self.tls_cert_file:
-            yield "read along: there is no --tls-cert-file"
+            yield "read along (no --tls-cert-file)"
         if not self.wants_tokens and not self.tls_client_ca_file:
-            yield "call: there is no --token-file, --jwt-jwks or --tls-client-ca-file"
+            yield "call unasked (no --token-file, --jwt-jwks or --tls-client-ca-file)"
