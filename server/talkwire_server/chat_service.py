@@ -1,8 +1,7 @@
 """ChatService: one way from a request to its deltas, and the rpcs that send them."""
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from math import inf
 from time import monotonic
 from typing import NoReturn
@@ -11,8 +10,9 @@ from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
+from talkwire_server.callers import caller
 from talkwire_server.checks import refuse_unknown
-from talkwire_server.engine import Call, Delta, Engine
+from talkwire_server.engine import Delta, Engine
 from talkwire_server.errors import InvalidRequest, Unimplemented, Violation
 from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.statuses import Context, statuses
@@ -57,7 +57,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         call_id = request_id(chat, _metadata(context, "x-request-id"))
         async with statuses(context, call_id):
             refuse_unknown(request)
-            call = self._admission.check(call_id, chat)
+            call = self._admission.check(call_id, chat, caller(context))
             model = next(model for model in self._engine.models if model.id == call.model)
             prompt = await self._engine.render(call)
             return pb.CountTokensResponse(
@@ -84,27 +84,16 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> AsyncIterator[tuple[AsyncGenerator[Delta], OpenCall]]:
         call_id = request_id(request, _metadata(context, "x-request-id"))
         with self._open_calls.enter(context, call_id) as open_call:
-            async with statuses(context, call_id):
-                with self._admission.enter(call_id, request, final_only=final_only) as call:
-                    # Admitted: from here on a retry by the client's channel would run it twice.
-                    await context.send_initial_metadata((("x-request-id", call_id),))
-                    async with aclosing(self._engine.stream(call)) as deltas:
-                        with _time_limit(call):
-                            yield deltas, open_call
-
-
-@contextmanager
-def _time_limit(call: Call) -> Iterator[None]:
-    """End the call, counted from its arrival, when its time limit is over."""
-    if not call.request.HasField("time_limit"):
-        yield
-        return
-    left = call.arrival + call.request.time_limit.ToNanoseconds() / 1e9 - monotonic()
-    timer = asyncio.get_running_loop().call_later(left, call.end, pb.FINISH_REASON_TIME_LIMIT)
-    try:
-        yield
-    finally:
-        timer.cancel()
+            who, left = caller(context), context.time_remaining()
+            async with (
+                statuses(context, call_id),
+                self._admission.enter(call_id, request, who, left, final_only=final_only) as call,
+            ):
+                # Admitted: from here on a retry by the client's channel would run it twice.
+                await context.send_initial_metadata((("x-request-id", call_id),))
+                answer = self._engine.stream(call) if call.places else call.unbegun()
+                async with aclosing(answer) as deltas:
+                    yield deltas, open_call
 
 
 def _metadata(context: Context, key: str) -> str:

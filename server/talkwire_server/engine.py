@@ -22,7 +22,11 @@ class Call:
         model: Id of the model that answers.
         request: What was asked; its fields are checked.
         final_only: Ask for the whole answer in one delta (unary `Chat`).
-        arrival: When it was admitted, in `time.monotonic` seconds.
+        arrival: When it came, in `time.monotonic` seconds.
+        places: How many of the server's places it holds; 0 while it waits for them.
+        waited: Seconds from its arrival until it held them.
+        used: Tokens of prompt and answers that the engine saw, set when its stream ends, however it
+            ends; 0 if the engine cannot tell.
         ending: Why the answer shall end before its own end; 0 while it shall not.
 
     """
@@ -32,8 +36,16 @@ class Call:
     request: pb.ChatRequest
     final_only: bool = False
     arrival: float = field(default_factory=monotonic)
+    places: int = field(default=0, init=False)
+    waited: float = field(default=0.0, init=False)
+    used: int = field(default=0, init=False)
     ending: pb.FinishReason.ValueType = field(default=pb.FINISH_REASON_UNSPECIFIED, init=False)
     _on_end: Callable[[], object] = field(default=lambda: None, init=False)
+
+    @property
+    def started(self) -> float:
+        """When it held its places."""
+        return self.arrival + self.waited
 
     def end(self, reason: pb.FinishReason.ValueType) -> None:
         """Have the engine finish the answer where it is. Of several reasons the first stays."""
@@ -52,12 +64,25 @@ class Call:
         return pb.ChatStreamResponse(id=self.id, model=self.model)
 
     def timing(self, queue: float, first_token: float) -> pb.Timing:
-        """Close the answer: what it took, all in seconds from `arrival`, total up to now."""
+        """Close the answer: what it took, in seconds from `arrival`, total up to now.
+
+        What the engine gives is counted from when the call `started`; 0: there was no token.
+        """
         return pb.Timing(
-            queue=duration(queue),
-            first_token=duration(first_token),
+            queue=duration(self.waited + queue),
+            first_token=duration(first_token and self.waited + first_token),
             total=duration(monotonic() - self.arrival),
         )
+
+    async def unbegun(self) -> AsyncGenerator[Delta]:
+        """Answer, without an engine, a call that was ended while it waited: there is nothing."""
+        answers = range(self.request.n or 1)
+        deltas = [pb.ChatStreamResponse(index=i, finish_reason=self.ending) for i in answers]
+        deltas[0].MergeFrom(self.first_delta())
+        deltas[-1].usage.SetInParent()
+        deltas[-1].timing.CopyFrom(self.timing(0, 0))
+        for delta in deltas:
+            yield delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +103,11 @@ class Engine(Protocol):
     @property
     def models(self) -> Sequence[pb.Model]:
         """The models it serves, the default one first. Adapters come and go."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """How many answers it generates at once."""
         ...
 
     @property

@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.address = settings.address(settings.port)
-        self.admission = Admission(engine)
+        self.admission = Admission(engine, settings)
         self._settings = settings
         self._engine = engine
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs

@@ -19,6 +19,7 @@ from talkwire_server.admission import Admission
 from talkwire_server.chat_service import ChatService
 from talkwire_server.echo import EchoEngine
 from talkwire_server.open_calls import OpenCalls
+from talkwire_server.settings import Settings
 
 Code = grpc.StatusCode
 
@@ -187,7 +188,7 @@ async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
     maker = await asyncio.create_subprocess_exec(*make.split(), stderr=asyncio.subprocess.PIPE)
     assert (await maker.communicate(), maker.returncode)[1] == 0
     engine = EchoEngine(["echo"], "", 0)
-    admission = Admission(engine)
+    admission = Admission(engine, Settings())
     admission.open()
     server = grpc.aio.server()
     service = ChatService(engine, admission, OpenCalls(0))

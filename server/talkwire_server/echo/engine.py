@@ -40,6 +40,7 @@ from talkwire_server.errors import (
 )
 
 MAX_CONTEXT_TOKENS = 8192
+CAPACITY = 1024  # for the sake of a bound: an answer costs next to nothing
 
 
 class EchoEngine:
@@ -67,6 +68,7 @@ class EchoEngine:
             )
             for name in names
         ]
+        self.capacity = CAPACITY
         self.unfinished = 0
         self._default_system = default_system
         self._delay = delay
@@ -104,6 +106,7 @@ class EchoEngine:
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Say the last user message back, all answers in step."""
         self.unfinished += 1
+        done = 0
         try:
             said, deltas = script(call.request), [Delta() for _ in range(call.request.n or 1)]
             usage = self._open(call, deltas[0])
@@ -115,7 +118,7 @@ class EchoEngine:
                     end = Delta(finish_reason=call.ending)
                     break
                 done = at + 1
-                first = first or monotonic() - call.arrival
+                first = first or monotonic() - call.started
                 if at < said.hidden:
                     continue
                 for index, delta in enumerate(deltas):
@@ -134,12 +137,14 @@ class EchoEngine:
                 yield delta
         finally:
             self.unfinished -= 1
+            call.used += (call.request.n or 1) * done
 
     def _open(self, call: Call, delta: Delta) -> pb.Usage:
         """Begin the first delta, and count the prompt."""
         tokens = prompt(call.request, self._default_system)
         if len(tokens) >= MAX_CONTEXT_TOKENS:
             raise ContextLengthExceeded(len(tokens), MAX_CONTEXT_TOKENS)
+        call.used = len(tokens)
         delta.CopyFrom(call.first_delta())
         include = call.request.include
         if include.prompt_token_ids:

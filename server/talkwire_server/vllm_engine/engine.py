@@ -78,6 +78,13 @@ class VllmEngine:
         return self._llm
 
     @property
+    def capacity(self) -> int:
+        """How many sequences vLLM's schedulers run at once."""
+        scheduler = self._config.scheduler_config
+        most: int = scheduler.max_num_active_seqs or scheduler.max_num_seqs
+        return most * int(self._config.parallel_config.data_parallel_size)
+
+    @property
     def unfinished(self) -> int:
         """How many requests vLLM has not finished."""
         return self._llm.get_num_unfinished_requests() if self._llm else 0
@@ -203,12 +210,15 @@ class VllmEngine:
             if job.continued and job.continued.over:
                 yield deltas.over(*job.continued.over, job.continued.rest())
                 return
-            async with self._generate(call, job) as outputs:
-                async for output in outputs:
-                    for delta in deltas.take(output):
-                        yield delta
-                    if output.finished:  # maybe at a stop word that vLLM was not told of
-                        break
+            try:
+                async with self._generate(call, job) as outputs:
+                    async for output in outputs:
+                        for delta in deltas.take(output):
+                            yield delta
+                        if output.finished:  # maybe at a stop word that vLLM was not told of
+                            break
+            finally:
+                call.used = deltas.used
 
     @asynccontextmanager
     async def _generate(self, call: Call, job: Job) -> AsyncIterator[AsyncGenerator[RequestOutput]]:

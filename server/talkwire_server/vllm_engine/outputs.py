@@ -40,6 +40,11 @@ class Deltas:
         self._pending: dict[int, Delta] = {}
         self._tokens = len(job.continued.token_ids) if job.continued else 0
 
+    @property
+    def used(self) -> int:
+        """Tokens of prompt and answers so far; 0 as long as none of an answer came."""
+        return self._tokens and len(self._job.prompt_token_ids) + self._tokens
+
     def _text(self, output: RequestOutput) -> Sequence[Delta]:
         (part,) = output.outputs
         text = part.text
