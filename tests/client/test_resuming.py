@@ -1,0 +1,428 @@
+"""Answers that break off and go on by themselves, over connections and servers that are lost."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+import talkwire
+from processes import launched
+from support import RunningServer, calling
+from talkwire import Answer
+from talkwire._resume import TRIES, Course
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1 import chat_pb2_grpc
+
+Code = grpc.StatusCode
+
+STREAMS = 64
+WORDS = " ".join(map(str, range(25)))
+
+
+class Wire:
+    """A way to a server that can break, and of which the server need not know that it did."""
+
+    def __init__(self, target: str) -> None:
+        self.deaf = False  # nothing comes back
+        self._host, _, self._port = target.rpartition(":")
+        self._ends: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
+        self._server: asyncio.Server | None = None
+        self._at = 0
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self._at}"
+
+    async def open(self) -> None:
+        """Take connections, always at the same address."""
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self._at)
+        self._at = self._server.sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        """Take no connections."""
+        assert self._server
+        self._server.close()
+
+    def cut(self, *, half: bool = False) -> None:
+        """Break all connections; by `half`, so that the server does not see it."""
+        for near, far in self._ends:
+            near.transport.abort()
+            if not half:
+                far.transport.abort()
+
+    async def _join(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+        far_reader, far = await asyncio.open_connection(self._host, self._port)
+        self._ends.append((near, far))
+        await asyncio.gather(self._carry(reader, far), self._carry(far_reader, near, back=True))
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: bool = False
+    ) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if not (writer.is_closing() or (back and self.deaf)):
+                    writer.write(data)
+
+
+@asynccontextmanager
+async def wired(target: str) -> AsyncIterator[Wire]:
+    """Lay a wire to a server for the length of the block."""
+    wire = Wire(target)
+    await wire.open()
+    try:
+        yield wire
+    finally:
+        wire.close()
+        wire.cut()
+
+
+def question(i: int) -> dict[str, Any]:
+    """Make a question whose answer takes half a minute on the slow one, and ends in its own way."""
+    words = " ".join(f"{i}.{word}" for word in range(97 + i % 7))
+    if i % 3:
+        return {"query": words, "max_tokens": 100}
+    return {"query": words, "reasoning": "low", "stop": f" {i}.80"}
+
+
+def told(answer: Answer) -> pb.ChatResponse:
+    """Return what an answer says, without what is its call's own."""
+    answer.proto.ClearField("id")
+    answer.proto.ClearField("model")
+    answer.proto.ClearField("timing")
+    return answer.proto
+
+
+@pytest.mark.parametrize("policy", ["pick_first", "round_robin"])
+async def test_no_answer_is_lost_with_a_replica(kind: str, policy: str) -> None:
+    """Of 64 streams those on a killed server go on at the other, and all equal undisturbed ones."""
+    with (
+        launched("--served-model-name=a", "--echo-delay=0.3") as a,
+        launched("--served-model-name=b") as b,
+    ):
+        options: Any = {"channel_options": [("grpc.lb_policy_name", policy)], "resume": True}
+        async with calling(kind, f"ipv4:{a.target},{b.target}", **options) as caller:
+            seen = {""}
+            while policy == "round_robin" and not seen > {"a", "b"}:
+                seen.add((await caller.chat("hi")).model)
+            begun = asyncio.Barrier(STREAMS + 1)
+
+            async def ask(i: int) -> tuple[str, Answer, int]:
+                async with caller.stream(**question(i)) as stream:
+                    chunk = await anext(stream)
+                    await begun.wait()
+                    return chunk.proto.model, await stream.wait(), stream.resumed
+
+            async with asyncio.TaskGroup() as group:
+                asking = [group.create_task(ask(i)) for i in range(STREAMS)]
+                await begun.wait()
+                a.signal(signal.SIGKILL)
+            answers = [task.result() for task in asking]
+        async with calling("async", b.target, include={"token_ids": True}) as other:
+            undisturbed = await asyncio.gather(*(other.chat(**question(i)) for i in range(STREAMS)))
+
+    assert "a" in {first for first, *_ in answers}
+    assert [resumed for *_, resumed in answers] == [first == "a" for first, *_ in answers]
+    assert [told(answer) for _, answer, _ in answers] == [told(answer) for answer in undisturbed]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"query": WORDS},
+        {"query": WORDS, "reasoning": "low", "include": {"logprobs": 0, "prompt_token_ids": True}},
+        {"query": f'f({{"a": "{WORDS}"}})', "tools": [{"name": "f"}]},
+        {"query": WORDS, "continuation": [0, 1]},
+        {"query": WORDS, "continuation": Answer(pb.ChatResponse(token_ids=[0]))},
+    ],
+    ids=["words", "thoughts", "call", "rest", "whole"],
+)
+async def test_a_lost_connection_is_not_seen(
+    kind: str, slow_echo: RunningServer, asked: dict[str, Any]
+) -> None:
+    """Broken twice in mid-answer, its chunks and the whole are those of an undisturbed one."""
+    async with wired(slow_echo.target) as wire, calling(kind, wire.target, resume=True) as caller:
+        asked = {"request_id": f"mine-{kind}", **asked}
+        async with caller.stream(**asked) as stream:
+            chunks = []
+            async for chunk in stream:
+                chunks.append(chunk)
+                if len(chunks) in (3, 9):
+                    wire.cut()
+        asked["include"] = {"token_ids": True, **asked.get("include", {})}
+        whole = await caller.chat(**asked, resume=False)
+
+    assert stream.resumed == 2
+    assert stream.id == stream.answer.id
+    assert told(stream.answer) == told(whole)
+    assert [i for chunk in chunks for i in chunk.token_ids] == whole.token_ids[-len(chunks) + 1 :]
+
+
+async def test_chat_goes_on_too(kind: str, slow_echo: RunningServer) -> None:
+    """What is answered in one message is streamed inside, and so survives as well."""
+    async with wired(slow_echo.target) as wire, calling(kind, wire.target) as caller:
+        asking = asyncio.create_task(caller.chat(WORDS, resume=True))
+        await begun(slow_echo)
+        wire.cut()
+        answer = await asking
+
+    assert (answer.text, answer.token_ids) == (WORDS, [*range(25)])
+
+
+async def begun(server: RunningServer) -> None:
+    """Wait until the server has a call."""
+    while not server.engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
+        await asyncio.sleep(0.005)
+
+
+async def test_a_call_never_runs_twice_on_a_server(kind: str, slow_echo: RunningServer) -> None:
+    """Where the server does not know of the loss, it ends the first call for the next."""
+    most = 0
+    async with (
+        wired(slow_echo.target) as wire,
+        calling(kind, wire.target, resume=True) as caller,
+        caller.stream(WORDS) as stream,
+    ):
+        await anext(stream)
+        wire.cut(half=True)
+        async for _ in stream:
+            most = max(most, slow_echo.engine.unfinished)
+
+    assert (stream.resumed, most) == (1, 1)
+    assert (stream.answer.text, stream.answer.finish_reason) == (WORDS, "stop")
+
+
+async def test_grpcs_own_tries_never_run_twice(kind: str, slow_echo: RunningServer) -> None:
+    """A call that the server took unheard, and that gRPC tries again, is refused by its id."""
+    async with wired(slow_echo.target) as wire, calling(kind, wire.target) as caller:
+        await caller.chat("hi")
+        wire.deaf = True
+        asking = asyncio.create_task(caller.chat(WORDS))
+        await begun(slow_echo)
+        wire.deaf = False
+        wire.cut(half=True)
+        with pytest.raises(talkwire.RequestIdInUse):
+            await asking
+        assert slow_echo.engine.unfinished == 1
+    await slow_echo.server.admission.empty()
+
+
+async def test_a_server_is_waited_for(kind: str, slow_echo: RunningServer) -> None:
+    """While nobody listens the stream waits, and goes on when somebody does."""
+    async with (
+        wired(slow_echo.target) as wire,
+        calling(kind, wire.target, resume=True) as caller,
+        caller.stream(WORDS) as stream,
+    ):
+        await anext(stream)
+        wire.close()
+        wire.cut()
+        waiting = asyncio.create_task(stream.wait())
+        await asyncio.sleep(0.5)
+        await wire.open()
+        answer = await waiting
+
+    assert (answer.text, stream.resumed) == (WORDS, 1)
+
+
+async def test_a_server_is_not_waited_for_beyond_the_deadline(
+    kind: str, slow_echo: RunningServer
+) -> None:
+    """Then the failure is that of the connection, and holds what had come."""
+    async with (
+        wired(slow_echo.target) as wire,
+        calling(kind, wire.target, resume=True) as caller,
+        caller.stream(WORDS, timeout=2) as stream,
+    ):
+        await anext(stream)
+        wire.close()
+        wire.cut()
+        with pytest.raises(talkwire.ConnectError, match="Connection refused") as caught:
+            await stream.wait()
+
+    assert caught.value.target == wire.target
+    assert caught.value.partial
+    assert WORDS.startswith(caught.value.partial.text)
+    assert caught.value.partial.token_ids
+
+
+async def test_what_was_stopped_does_not_go_on(kind: str, slow_echo: RunningServer) -> None:
+    """Neither a stream that its caller cancels, nor one whose deadline passes."""
+    async with calling(kind, slow_echo.target, resume=True) as caller:
+        async with caller.stream(WORDS) as stream:
+            await anext(stream)
+            stream.cancel()
+            with pytest.raises(talkwire.Cancelled):
+                await stream.wait()
+        async with caller.stream(WORDS, timeout=0.3) as late:
+            with pytest.raises(talkwire.Timeout):
+                await late.wait()
+
+    assert (stream.resumed, late.resumed) == (0, 0)
+
+
+# Which failures pass
+
+
+class Breaking(chat_pb2_grpc.ChatServiceServicer):
+    """Says a word a call. Each call but the last fails: (code, reason, delay, said a word?)."""
+
+    def __init__(self, *failures: tuple[grpc.StatusCode, str, float, bool]) -> None:
+        self.requests: list[pb.ChatRequest] = []
+        self.aborted: list[str] = []
+        self._failures = failures
+
+    async def ChatStream(
+        self, request: pb.ChatRequest, context: Any
+    ) -> AsyncIterator[pb.ChatStreamResponse]:
+        at = len(self.requests)
+        self.requests.append(request)
+        code, reason, delay, said = (*self._failures, (None, "", 0, True))[at]
+        if said:
+            await context.send_initial_metadata((("x-request-id", request.request_id or "given"),))
+            yield pb.ChatStreamResponse(text=f"{at} ", token_ids=[at], id="given", model="m")
+        if code:
+            status = status_pb2.Status(code=code.value[0])
+            info = error_details_pb2.ErrorInfo(reason=reason)
+            later = error_details_pb2.RetryInfo()
+            later.retry_delay.FromMilliseconds(int(delay * 1000))
+            for detail in (info, later) if reason else ():
+                status.details.add().Pack(detail)
+            trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+            await context.abort(code, "no", trailing_metadata=trailers)
+        yield pb.ChatStreamResponse(finish_reason=pb.FINISH_REASON_STOP, usage=pb.Usage())
+
+    async def Abort(self, request: pb.AbortRequest, context: Any) -> pb.AbortResponse:
+        self.aborted.append(request.id)
+        return pb.AbortResponse()
+
+
+@asynccontextmanager
+async def breaking(kind: str, service: Breaking) -> AsyncIterator[Any]:
+    """Connect a client to a service that breaks."""
+    server = grpc.aio.server()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with calling(kind, f"127.0.0.1:{port}", resume=True, retry=None) as caller:
+        yield caller
+    await server.stop(None)
+
+
+async def test_it_goes_on_after_what_passes(kind: str) -> None:
+    """A server that leaves or dies, then such as are full, loading, or have the id still."""
+    service = Breaking(
+        (Code.UNAVAILABLE, "SHUTTING_DOWN", 60, True),  # not that of another server
+        (Code.UNAVAILABLE, "ENGINE_DEAD", 0, True),
+        (Code.UNAVAILABLE, "MODEL_LOADING", 0.1, False),
+        (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", 0.2, False),
+        (Code.ALREADY_EXISTS, "REQUEST_ID_IN_USE", 0, False),
+        (Code.UNAVAILABLE, "", 0, True),
+    )  # type: ignore[abstract]
+    begin = monotonic()
+    async with (
+        breaking(kind, service) as caller,
+        caller.stream("x", time_limit=100, temperature=0) as stream,
+    ):
+        answer = await stream.wait()
+
+    assert monotonic() - begin > 0.3
+    assert (answer.text, answer.complete, stream.resumed) == ("0 1 5 6 ", True, 3)
+    first, *others = service.requests
+    assert first.include.token_ids
+    assert {other.request_id for other in others} == {*service.aborted} == {"given"}
+    assert [[*other.continuation.token_ids] for other in others] == [
+        *([0], [0, 1], [0, 1], [0, 1], [0, 1], [0, 1, 5])
+    ]
+    limits = [request.time_limit.ToNanoseconds() for request in service.requests]
+    assert limits == sorted(limits, reverse=True)
+    assert 0 < limits[-1] < limits[0] == 100e9
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.ABORTED),
+        *(Code.RESOURCE_EXHAUSTED, Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED),
+    ],
+)
+async def test_it_does_not_go_on_after_what_will_not_pass(kind: str, code: grpc.StatusCode) -> None:
+    """Such a failure amid an answer, or of the call that goes on, is raised as it is."""
+    amid = Breaking((code, "", 0, True))  # type: ignore[abstract]
+    after = Breaking((Code.UNAVAILABLE, "", 0, True), (code, "", 0, False))  # type: ignore[abstract]
+    for service in (amid, after) if code is not Code.RESOURCE_EXHAUSTED else (amid,):
+        async with breaking(kind, service) as caller:
+            with pytest.raises(talkwire.Error) as caught:
+                await caller.chat("x")
+        assert caught.value.code is code
+        assert caught.value.partial
+        assert caught.value.partial.text == "0 "
+
+
+async def test_a_refusal_of_the_first_call_is_raised(kind: str) -> None:
+    """Nothing has broken off then; trying again is gRPC's affair."""
+    service = Breaking((Code.UNAVAILABLE, "MODEL_LOADING", 0.1, False))  # type: ignore[abstract]
+    async with breaking(kind, service) as caller:
+        with pytest.raises(talkwire.Unavailable) as caught:
+            await caller.chat("x")
+
+    assert (caught.value.reason, caught.value.retry_after) == ("MODEL_LOADING", 0.1)
+    assert len(service.requests) == 1
+
+
+async def test_a_delay_beyond_the_deadline_is_not_waited_for(kind: str) -> None:
+    """The refusal is raised at once, and says when it would pass."""
+    service = Breaking(
+        (Code.UNAVAILABLE, "", 0, True), (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", 1000, False)
+    )  # type: ignore[abstract]
+    async with breaking(kind, service) as caller:
+        with pytest.raises(talkwire.Overloaded) as caught:
+            await caller.chat("x", timeout=100)
+
+    assert caught.value.retry_after == 1000
+    assert caught.value.partial
+
+
+def test_tries_are_bounded() -> None:
+    """Ten in a row without a new token, with pauses that may grow to five seconds."""
+    error = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
+    course = Course(pb.ChatRequest(), lambda: {"timeout": None}, None, resume=True)
+    course.arguments()
+    pauses = []
+    for answer in (pb.ChatResponse(), pb.ChatResponse(token_ids=[1])):
+        pauses = [course.follow(error, "id", Answer(answer)) for _ in range(TRIES)]
+        with pytest.raises(talkwire.Unavailable):
+            course.follow(error, "id", Answer(answer))
+
+    assert TRIES == 10
+    assert 0 <= min(pauses) <= max(pauses) <= 5
+    assert len({*pauses}) == TRIES
+
+
+def test_what_cannot_go_on_is_refused_before_it_is_sent() -> None:
+    """Every field that stands against it is named, for `chat` as for a stream."""
+    with talkwire.Client("127.0.0.1:1", resume=True) as client:
+        with pytest.raises(ValueError, match="resume") as caught:
+            client.stream(
+                "x",
+                n=2,
+                output=dict,
+                tool_choice="required",
+                include={"prompt_logprobs": 1},
+                reasoning={"exclude": True},
+                continuation=pb.Continuation(text="t"),
+            )
+        with pytest.raises(ValueError, match="an answer with a forced tool_choice cannot go on"):
+            client.chat("x", tool_choice="f")
+        client.stream("x", n=2, resume=False)
+
+    assert str(caught.value) == (
+        "resume: an answer with n > 1, output_format, a forced tool_choice, "
+        "include.prompt_logprobs, reasoning.exclude, continuation.text cannot go on: "
+        "ask with resume=False"
+    )
