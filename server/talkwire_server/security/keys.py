@@ -71,7 +71,8 @@ class KeyUrl:
     async def find(self, kid: str | None) -> PyJWK | None:
         """Find a key. Calls that need a new one wait for the same fetch."""
         key = _choose(self._keys, kid)
-        if monotonic() - self._begun > (OLD if key else PAUSE):
+        is_idle = self._fetch is None or self._fetch.done()
+        if is_idle and monotonic() - self._begun > (OLD if key else PAUSE):
             self._begun = monotonic()
             self._fetch = asyncio.create_task(self._refresh())
         if key is None and self._fetch:
