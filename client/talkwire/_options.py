@@ -17,6 +17,7 @@ Incoming: TypeAlias = grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]
 """The context of a handler that calls on."""
 
 _TRACE = ("traceparent", "tracestate")
+_FOREVER = 1e9  # seconds; a handler in a thread has 9e18 left where there is no deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Options:
         seconds = self.timeout if timeout is None else timeout
         if within and (left := within.time_remaining()) is not None:
             seconds = min(seconds, left)
-        return None if seconds == float("inf") else seconds
+        return seconds if seconds < _FOREVER else None
 
     def connect_wait(self, timeout: float | None) -> float:
         """Seconds of a call's time, as gRPC wants it, that may go by without a connection."""

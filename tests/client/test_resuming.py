@@ -159,6 +159,7 @@ async def test_a_lost_connection_is_not_seen(
 
     assert stream.resumed == 2
     assert stream.id == stream.answer.id
+    assert not any(chunk.proto.prompt_token_ids for chunk in chunks[1:])
     assert told(stream.answer) == told(whole)
     assert [i for chunk in chunks for i in chunk.token_ids] == whole.token_ids[-len(chunks) + 1 :]
 
