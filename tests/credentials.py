@@ -1,7 +1,9 @@
 """Credentials for tests: tokens, keys and JWTs, and a server that tells whom it takes one for."""
 
 import asyncio
+import hmac
 import json
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import grpc
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from talkwire_server.callers import caller
@@ -64,6 +67,19 @@ class Issuer:
         """Sign a token."""
         kid = {"kid": self.kid} if self.kid else {}
         return jwt.encode(self.claims(**claims), self.key, self.kind, {**kid, **(headers or {})})
+
+    def forged(self, **claims: Any) -> str:
+        """Sign HS256 with the public key for a secret, which PyJWT would not do."""
+        head = {"alg": "HS256", "typ": "JWT", "kid": self.kid}
+        signed = ".".join(part(json.dumps(one).encode()) for one in (head, self.claims(**claims)))
+        form = PublicFormat.SubjectPublicKeyInfo
+        secret: bytes = self.key.public_key().public_bytes(Encoding.PEM, form)
+        return f"{signed}.{part(hmac.digest(secret, signed.encode(), 'sha256'))}"
+
+
+def part(content: bytes) -> str:
+    """Spell a part of a JWT."""
+    return urlsafe_b64encode(content).decode().rstrip("=")
 
 
 def write_keys(path: Path, *issuers: Issuer) -> Path:
