@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import talkwire
-from support import RunningServer
+from support import RunningServer, calling
 from talkwire import AsyncClient, Client
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
@@ -23,9 +23,11 @@ class Front(chat_pb2_grpc.ChatServiceServicer):
     def __init__(self, client: AsyncClient, **options: Any) -> None:
         self.client = client
         self.options = options
+        self.context: Any = None
         self.failed: asyncio.Future[BaseException] = asyncio.Future()
 
     async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
+        self.context = context
         try:
             answer = await self.client.chat(request.query, within=context, **self.options)
         except BaseException as error:
@@ -40,10 +42,12 @@ class BlockingFront(chat_pb2_grpc.ChatServiceServicer):
     def __init__(self, client: Client, **options: Any) -> None:
         self.client = client
         self.options = options
+        self.context: Any = None
         self.failed: asyncio.Future[BaseException] = asyncio.Future()
         self._loop = asyncio.get_running_loop()
 
     def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
+        self.context = context
         try:
             return self.client.chat(request.query, within=context, **self.options).proto
         except talkwire.Error as error:
@@ -171,3 +175,14 @@ async def test_a_task_of_the_handlers_ends_with_it(slow_echo: RunningServer) -> 
         with pytest.raises(talkwire.Cancelled):
             await service.task
     await server.stop(None)
+
+
+async def test_what_is_asked_within_a_call_that_is_over_is_cancelled(
+    kind: str, slow_echo: RunningServer
+) -> None:
+    """As if the end had come amid the answer."""
+    async with fronted(kind, slow_echo.target) as (front, service):
+        await front.Chat(pb.ChatRequest(query="x"))
+        async with calling(kind, slow_echo.target) as caller:
+            with pytest.raises(talkwire.Cancelled):
+                await caller.chat("word " * 5000, within=service.context)
