@@ -9,9 +9,11 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -233,6 +235,15 @@ def test_an_encrypted_key_is_refused(pair: Pair) -> None:
     password = BestAvailableEncryption(b"secret")
     Path(pair.key_file).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, password))
     with pytest.raises(StartError, match="encrypted; gRPC asks for no password"):
+        tls.credentials(Settings(**files(pair)))
+
+
+def test_a_kind_of_key_that_no_client_would_meet_is_refused(pair: Pair) -> None:
+    """With an Ed25519 key the server would start, and every handshake fail."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    Path(pair.key_file).write_bytes(private)
+    with pytest.raises(StartError, match="gRPC takes RSA and ECDSA keys alone"):
         tls.credentials(Settings(**files(pair)))
 
 

@@ -93,7 +93,7 @@ def _signed(settings: Settings) -> Signed | None:
 def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     given = [value for key, value in metadata if key == "authorization"]
     if len(given) != 1:
-        raise Unauthenticated(f"{len(given)} authorizations")
+        raise Unauthenticated("several tokens" if given else "no token")
     scheme, _, token = str(given[0]).partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("not a bearer token")

@@ -16,8 +16,9 @@ from talkwire_server.security.files import Watched, content
 log = logging.getLogger("talkwire")
 
 # Never HS*: whoever knew a public key could sign with it as if it were a secret.
-ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)] + [
-    "EdDSA"
+ALGORITHMS = [
+    "EdDSA",
+    *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)),
 ]
 TIMEOUT = 5  # seconds for a fetch
 OLD = 300  # seconds after which keys are fetched again

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from talkwire_server.engine import StartError
@@ -58,6 +60,8 @@ def _read(
         raise StartError(
             f"{cert_file}: not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
         )
+    if not isinstance(private, RSAPrivateKey | EllipticCurvePrivateKey):
+        raise StartError(f"{key_file}: gRPC takes RSA and ECDSA keys alone")
     if own.public_key() != private.public_key():
         raise StartError(f"{key_file}: not the key of the first certificate in {cert_file}")
     return grpc.ssl_server_certificate_configuration([(key, chain)], ca)
