@@ -1,0 +1,106 @@
+"""A client whose chats end at random moments in random ways. Prints which ended when, and why.
+
+    python ender.py TARGET CHATS SEED [WAY ...]
+
+A line is a JSON list: request id, way, seconds of the monotonic clock, which all processes share.
+"""
+
+import asyncio
+import json
+import random
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+
+from talkwire import AsyncClient, Error
+
+LONG = "word " * 400
+MOMENT = 1.0  # seconds at most until a chat ends
+AT_ONCE = 60
+
+Way = Callable[[AsyncClient, str, float], Awaitable[None]]
+
+
+def tell(call: str, way: str, at: float | None = None) -> None:
+    """Print that a chat ends now."""
+    print(json.dumps([call, way, at or monotonic()]), flush=True)  # noqa: T201
+
+
+async def cancel(client: AsyncClient, call: str, moment: float) -> None:
+    """Cancel from beside the reader."""
+
+    def end() -> None:
+        tell(call, "cancel")
+        stream.cancel()
+
+    async with client.stream(LONG, request_id=call) as stream:
+        timer = asyncio.get_running_loop().call_later(moment, end)
+        try:
+            await stream.wait()
+        finally:
+            timer.cancel()
+
+
+async def leave(client: AsyncClient, call: str, moment: float) -> None:
+    """Leave the block while chunks come."""
+    until = monotonic() + moment
+    async with client.stream(LONG, request_id=call) as stream:
+        async for _ in stream:
+            if monotonic() > until:
+                break
+        tell(call, "leave")
+
+
+async def deadline(client: AsyncClient, call: str, moment: float) -> None:
+    """Let the deadline pass."""
+    tell(call, "deadline", monotonic() + moment)
+    await client.chat(LONG, request_id=call, timeout=moment)
+
+
+async def task(client: AsyncClient, call: str, moment: float) -> None:
+    """Cancel the task that waits for a unary answer."""
+    waiting = asyncio.create_task(client.chat(LONG, request_id=call))
+    await asyncio.sleep(moment)
+    tell(call, "task")
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def channel(client: AsyncClient, call: str, moment: float) -> None:
+    """Close the whole channel under the stream."""
+    async with AsyncClient(client.target, max_tokens=1500, ignore_eos=True) as own:
+        waiting = asyncio.create_task(own.chat(LONG, request_id=call))
+        await asyncio.sleep(moment)
+        tell(call, "channel")
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def never(client: AsyncClient, call: str, _moment: float) -> None:
+    """Go on, until somebody ends the process."""
+    tell(call, "killed")
+    await client.chat(LONG, request_id=call)
+
+
+WAYS: dict[str, Way] = {way.__name__: way for way in (cancel, leave, deadline, task, channel)}
+
+
+async def main(target: str, chats: int, seed: int, names: list[str]) -> None:
+    """Begin all the chats, sixty at once."""
+    draw = random.Random(seed)  # noqa: S311
+    slots = asyncio.Semaphore(AT_ONCE)
+    ways = [never] if names == ["never"] else list(WAYS.values())
+
+    async def one(i: int, way: Way, moment: float) -> None:
+        async with slots:
+            with suppress(Error):
+                await way(client, f"{seed}-{i}", moment)
+
+    async with AsyncClient(target, retry=None, max_tokens=1500, ignore_eos=True) as client:
+        await asyncio.gather(
+            *(one(i, draw.choice(ways), draw.uniform(0, MOMENT)) for i in range(chats))
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))
