@@ -16,6 +16,7 @@ class Caller:
     Attributes:
         name: A token's identity, else that of a client's certificate, else the peer's address
             without its port. Safe to log.
+        is_address: Whether the name is but an address, which proves nothing.
         models: Ids that it may ask; None for all.
         weight: Its share of a busy server beside others' shares.
         max_running: Calls of it that may be inside at once; None for the server's own limit.
@@ -24,6 +25,7 @@ class Caller:
     """
 
     name: str
+    is_address: bool = False
     models: Collection[str] | None = None
     weight: int = 1
     max_running: int | None = None
@@ -36,7 +38,11 @@ IDENTITY: ContextVar[Caller | None] = ContextVar("identity", default=None)
 
 def caller(context: Context) -> Caller:
     """Name who makes a call: whoever its credentials prove, else the address that it comes from."""
-    return IDENTITY.get() or Caller(name=_certified(context) or _host(context.peer()))
+    if proven := IDENTITY.get():
+        return proven
+    if name := _certified(context):
+        return Caller(name=name)
+    return Caller(name=_host(context.peer()), is_address=True)
 
 
 def loggable(name: str | bytes) -> str:

@@ -73,7 +73,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             refuse_unknown(request)
             if not request.id:
                 raise InvalidRequest([Violation("id", "required", "REQUIRED")])
-            call = self._admission.running_call(request.id)
+            call = self._admission.running_call(request.id, caller(context))
             if call:
                 call.end(pb.FINISH_REASON_ABORTED)
             return pb.AbortResponse(found=call is not None)

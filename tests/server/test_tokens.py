@@ -165,6 +165,22 @@ async def test_metadata_has_a_limit(file: TokenFile) -> None:
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_nobody_ends_a_strangers_answer(file: TokenFile) -> None:
+    """`Abort` knows the calls of its own caller alone, whatever ids others chose."""
+    ada, bob = file.add("ada"), file.add("bob")
+    slow = EchoEngine(["echo"], "", 0.02)
+    async with (
+        running(slow, token_file=str(file.path)) as server,
+        calling("async", server.target, token=ada) as own,
+        calling("async", server.target, token=bob) as stranger,
+        own.stream("word " * 500, request_id="mine") as stream,
+    ):
+        await anext(aiter(stream))
+        assert not await stranger.call("abort", "mine")
+        assert await own.call("abort", "mine")
+        assert (await stream.wait()).finish_reason == "aborted"
+
+
 # The file
 
 

@@ -42,7 +42,7 @@ class Admission:
         self._places = places
         self._door = Door(places, queued, tokens, pace)
         self._accounts = Accounts(settings, pace)
-        self._inside: dict[str, Call] = {}
+        self._inside: dict[str, tuple[Call, Caller]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusal: Callable[[], CallError] | None = ModelLoading
@@ -93,7 +93,7 @@ class Admission:
             raise RequestIdInUse(call_id)
         tokens = request.ByteSize() // BYTES_A_TOKEN
         with self._accounts.charging(caller, call, self._held(call, tokens)), _time_limit(call):
-            self._inside[call_id] = call
+            self._inside[call_id] = call, caller
             self._idle.clear()
             try:
                 await self._door.enter(call, caller, tokens, self._accounts.weights, left)
@@ -123,9 +123,10 @@ class Admission:
             raise PermissionDenied(name)
         return Call(call_id, name, request, final_only)
 
-    def running_call(self, call_id: str) -> Call | None:
-        """Find a call that is inside."""
-        return self._inside.get(call_id)
+    def running_call(self, call_id: str, caller: Caller) -> Call | None:
+        """Find a call that is inside, if it is the caller's own as far as anybody can tell."""
+        call, owner = self._inside.get(call_id, (None, caller))
+        return call if caller.is_address or caller.name == owner.name else None
 
     def _refuse(self, refusal: Callable[[], CallError]) -> None:
         self._refusal = refusal
