@@ -2,6 +2,9 @@
 #
 #   docker build --target gpu -t talkwire:gpu .
 #   docker build --target cpu -t talkwire:cpu .
+#
+# They listen on all of the container's addresses, and so start with TLS and tokens, or with
+# --allow-insecure: docs/security.md.
 
 FROM vllm/vllm-openai:v0.32.0 AS gpu
 WORKDIR /opt/talkwire
