@@ -153,7 +153,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         watch = self.channel.unary_stream("/grpc.health.v1.Health/Watch", **HEALTH)
         end = monotonic() + max(timeout, 0.5)
         while (left := end - monotonic()) > 0:
-            call = watch(HealthCheckRequest(), timeout=left, wait_for_ready=True)
+            call = watch(HealthCheckRequest(), wait_for_ready=True, **self._call(left))
             try:
                 async for health in call:
                     if health.status == SERVING:

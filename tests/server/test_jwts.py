@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import grpc
@@ -267,6 +267,22 @@ async def test_unknown_keys_are_looked_for_at_a_bounded_rate(server: KeyServer) 
         assert all(await asyncio.gather(*(refused(named, token) for token in strange)))
 
     assert server.fetches == 1
+
+
+async def test_looking_for_keys_takes_its_pauses(
+    server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One fetch a pause, however long the flood goes on."""
+    pause = 0.2
+    monkeypatch.setattr(keys, "PAUSE", pause)
+    async with naming(jwt_jwks=server.url, **WHO) as named:
+        begun, token = monotonic(), Issuer("another").token()
+        while server.fetches < 2:
+            assert await refused(named, token)
+        for _ in range(100):
+            assert await refused(named, token)
+
+    assert server.fetches <= 2 + (monotonic() - begun) / pause
 
 
 @pytest.mark.usefixtures("patience")

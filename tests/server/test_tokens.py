@@ -283,10 +283,13 @@ async def health(target: str) -> grpc.StatusCode:
 async def test_health_is_open_unless_it_is_closed(
     file: TokenFile, is_open: bool, code: grpc.StatusCode
 ) -> None:
-    """Probes bring no tokens; `--no-open-health` asks them, too."""
-    file.add("ada")
+    """Probes bring no tokens; `--no-open-health` asks them, too, and clients bring theirs."""
+    token = file.add("ada")
     async with running(echo(), token_file=str(file.path), open_health=is_open) as server:
         assert await health(server.target) is code
+        for kind in ("async", "sync"):
+            async with calling(kind, server.target, token=token) as client:
+                assert await client.call("ready")
 
 
 def test_reflection_is_closed_unless_it_is_opened(file: TokenFile) -> None:
