@@ -303,7 +303,7 @@ async def test_a_request_of_ones_own_can_be_sent(client: Any) -> None:
 async def test_however_many_faults_they_arrive(client: Any) -> None:
     """A status stays within what gRPC carries: it names the first faults, and how many more."""
     with pytest.raises(talkwire.InvalidRequest) as caught:
-        await client.chat("x", stop=[""] * 300)
+        await client.chat("x", messages=[{"role": "tool"}] * 300)
     assert len(caught.value.violations) == 32
     assert caught.value.message.endswith("and 268 more")
 
