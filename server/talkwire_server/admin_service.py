@@ -2,8 +2,6 @@
 
 import logging
 
-import grpc
-
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.adapters import violations
@@ -12,6 +10,7 @@ from talkwire_server.decoding import Decoding
 from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import InvalidRequest, Violation
+from talkwire_server.listener import listener
 from talkwire_server.settings.limits import LimitSettings
 from talkwire_server.statuses import Context, statuses
 
@@ -54,7 +53,7 @@ class AdminPort:
 
     def __init__(self, engine: Engine, port: int, *, reflection: bool) -> None:
         self.address = f"127.0.0.1:{port}"
-        self._grpc = grpc.aio.server(
+        self._grpc = listener(
             interceptors=[Decoding(LimitSettings())], options=[("grpc.so_reuseport", 0)]
         )
         chat_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(engine), self._grpc)

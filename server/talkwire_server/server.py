@@ -5,7 +5,6 @@ import logging
 import socket
 from contextlib import suppress
 
-import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -17,6 +16,7 @@ from talkwire_server.decoding import Decoding
 from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import CallError, EngineDead, ShuttingDown
+from talkwire_server.listener import listener
 from talkwire_server.model_service import ModelService
 from talkwire_server.open_calls import OpenCalls
 from talkwire_server.security import tls
@@ -45,7 +45,7 @@ class Server:
         self._engine = engine
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         self._guards = [Guard(settings)] if settings.wants_tokens else []
-        self._grpc = grpc.aio.server(
+        self._grpc = listener(
             interceptors=[*self._guards, Decoding(settings)], options=_options(settings)
         )
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
