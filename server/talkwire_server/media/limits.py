@@ -2,21 +2,20 @@
 
 from talkwire_server.media.unreadable import Unreadable
 
-IN_ALL = 4  # times the largest medium, for all media of a request together
-
 
 class Limit:
     """Counts, over the media of one request, what each of them has.
 
     Args:
         each: How many one medium may have.
+        total: How many all of them may have.
         unit: Of what, in the plural.
 
     """
 
-    def __init__(self, each: int, unit: str) -> None:
+    def __init__(self, each: int, total: int, unit: str) -> None:
         self._each = each
-        self._left = IN_ALL * each
+        self._total = self._left = total
         self._unit = unit
 
     def take(self, count: int) -> None:
@@ -24,5 +23,5 @@ class Limit:
         if count > self._each:
             raise Unreadable(f"has more than {self._each} {self._unit}")
         if count > self._left:
-            raise Unreadable(f"brings the request to more than {IN_ALL * self._each} {self._unit}")
+            raise Unreadable(f"brings the request to more than {self._total} {self._unit}")
         self._left -= count

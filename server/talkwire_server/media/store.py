@@ -26,8 +26,6 @@ from talkwire_server.media.unreadable import NotKept, Unreadable
 from talkwire_server.media.web import Web
 from talkwire_server.settings import Settings
 
-MOST_MEDIA = 256  # of one request
-
 
 class Medium(NamedTuple):
     """A medium where it stands: `messages[2].parts[0].image`, "image" and what is there."""
@@ -49,8 +47,10 @@ class MediaStore:
     def __init__(self, settings: Settings, resolver: AbstractResolver | None = None) -> None:
         most = settings.max_media_bytes
         path = settings.allowed_local_media_path
+        self._most = settings.max_media
         self._most_bytes = most
         self._most_pixels = settings.max_image_pixels
+        self._total = settings.media_total
         self._keeps = settings.media_cache_bytes > 0
         self._cache = MediaCache(settings.media_cache_bytes)
         self._folder = Folder(path, most) if path else None
@@ -59,7 +59,7 @@ class MediaStore:
     def unsupported(self, request: pb.ChatRequest) -> list[str]:
         """Name the URIs that the operator does not allow, and keys where nothing is kept."""
         names = []
-        for path, _, media in islice(media_in(request), MOST_MEDIA):  # `resolve` refuses more
+        for path, _, media in islice(media_in(request), self._most):  # `resolve` refuses more
             if media.HasField("uri") and not self._allows(media.uri):
                 names.append(f"{path}.uri")
             if media.HasField("cache_id") and not self._keeps:
@@ -80,14 +80,17 @@ class MediaStore:
         """
         if not any(media_in(request)):
             return request
-        for path, _, _ in islice(media_in(request), MOST_MEDIA, None):
-            text = f"more than {MOST_MEDIA} media in a request"
+        for path, _, _ in islice(media_in(request), self._most, None):
+            text = f"more than {self._most} media in a request"
             raise InvalidRequest([Violation(path, text, "OUT_OF_RANGE")])
         if features := self.unsupported(request):
             raise UnsupportedFeature(features)
         resolved = pb.ChatRequest()
         resolved.CopyFrom(request)
-        limits = Limit(self._most_bytes, "bytes"), Limit(self._most_pixels, "pixels")
+        limits = (
+            Limit(self._most_bytes, self._total * self._most_bytes, "bytes"),
+            Limit(self._most_pixels, self._total * self._most_pixels, "pixels"),
+        )
         async with self._web.session() as session, asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._load(medium, request.cache_salt, *limits, session))

@@ -22,11 +22,11 @@ class MediaSettings(Group):
         None, "folder that file: URIs may be read from", metavar="DIR"
     )
     media_timeout: float = flag(5.0, "for the fetches of a request", above=0, metavar="S")
-    max_media_bytes: int = flag(
-        16 << 20, "largest medium; all of a request have four times that", at_least=1
-    )
-    max_image_pixels: int = flag(
-        32_000_000, "largest image; all of a request have four times that", at_least=1
+    max_media: int = flag(256, "media of a request", at_least=0)
+    max_media_bytes: int = flag(16 << 20, "largest medium", at_least=1)
+    max_image_pixels: int = flag(32_000_000, "largest image", at_least=1)
+    media_total: int = flag(
+        4, "times so many bytes, and pixels, have all media of a request", at_least=1
     )
     media_cache_bytes: int = flag(
         256 << 20, "memory for media kept by cache_key; 0 keeps none", at_least=0
