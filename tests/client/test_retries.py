@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 import talkwire
-from support import calling
+from support import calling, running
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.echo import EchoEngine
@@ -93,3 +93,26 @@ async def test_tries_have_a_budget(kind: str) -> None:
     await server.stop(None)
 
     assert (refused[:10], refused[-5:], again) == ([4] * 10, [1] * 5, 4)
+
+
+async def test_a_full_server_is_overloaded_and_says_for_how_long(kind: str) -> None:
+    """The refusal has the server's delay in seconds; gRPC waits for it, and then there is room."""
+    engine = EchoEngine(["echo"], "", 0.05)
+    async with (
+        running(engine, max_running_requests=1, max_queued_requests=0) as server,
+        calling(kind, server.target, retry=None) as once,
+        calling(kind, server.target) as again,
+    ):
+        first = asyncio.create_task(once.chat("word " * 5000, request_id="first"))
+        while not engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
+            await asyncio.sleep(0.005)
+        with pytest.raises(talkwire.Overloaded) as caught:
+            await once.chat("x")
+        second = asyncio.create_task(again.chat("x"))
+        assert await once.call("abort", "first")
+        await first
+        answer = await second
+
+    assert (caught.value.reason, answer.text) == ("QUEUE_FULL", "x")
+    assert isinstance(caught.value.retry_after, float)
+    assert 0 < caught.value.retry_after < 60
