@@ -4,7 +4,7 @@ What cannot be read, or holds too much to be looked at, becomes a `Refused`, whi
 at its first look into it. Knows no field's meaning.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import crowded, limit_violations
-from talkwire_server.errors import InvalidRequest, Violation
+from talkwire_server.checks import crowded, grammars, limit_violations
+from talkwire_server.errors import CallError, InvalidRequest, UnsupportedFeature, Violation
 from talkwire_server.settings.limits import LimitSettings
 
 Details: TypeAlias = grpc.HandlerCallDetails
@@ -31,12 +31,12 @@ class Refused:
     # A service asks for the id before it can refuse, and for the request in a CountTokensRequest.
     request_id = ""
 
-    def __init__(self, faults: list[Violation]) -> None:
+    def __init__(self, error: CallError) -> None:
         self.request = self
-        self._faults = faults
+        self._error = error
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise InvalidRequest(self._faults)
+        raise self._error
 
 
 class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -59,16 +59,21 @@ class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         most = self._limits.max_request_fields
         if path := crowded(data, kind, most):
             text = f"brings the request to more than {most} fields"
-            return Refused([Violation(path, text, "OUT_OF_RANGE")])
+            return Refused(InvalidRequest([Violation(path, text, "OUT_OF_RANGE")]))
         try:
             request = kind.FromString(data)
         except DecodeError:
-            return Refused([Violation("request", "is not a protobuf message", "MALFORMED")])
-        faults = list(self._excesses(request))
-        return Refused(faults) if faults else request
+            fault = Violation("request", "is not a protobuf message", "MALFORMED")
+            return Refused(InvalidRequest([fault]))
+        chat = request.request if isinstance(request, pb.CountTokensRequest) else request
+        error = self._refusal(chat) if isinstance(chat, pb.ChatRequest) else None
+        return Refused(error) if error else request
 
-    def _excesses(self, request: Message) -> Iterator[Violation]:
-        if isinstance(request, pb.CountTokensRequest):
-            request = request.request
-        if isinstance(request, pb.ChatRequest):
-            yield from limit_violations(request, self._limits)
+    def _refusal(self, request: pb.ChatRequest) -> CallError | None:
+        if faults := list(limit_violations(request, self._limits)):
+            return InvalidRequest(faults)
+        if self._limits.grammars == "refuse" and (names := list(grammars(request))):
+            return UnsupportedFeature(
+                [f"{name} (the server has --grammars refuse)" for name in names]
+            )
+        return None

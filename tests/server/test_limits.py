@@ -1,7 +1,9 @@
 """What one request may hold, and what bytes that are no request are told."""
 
+import re
 import time
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,15 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from outcomes import INSIDE, Code
+from processes import ROOT
 from support import RunningServer, make, running, trailers
-from talkwire import AsyncClient
+from talkwire import AsyncClient, Unsupported
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import crowded
 from talkwire_server.echo import EchoEngine
+from talkwire_server.settings import Settings
+from talkwire_server.settings.flag import flag_of
+from talkwire_server.settings.limits import LimitSettings
 
 LARGE = [("grpc.max_send_message_length", -1)]
 METHODS = [
@@ -27,10 +33,16 @@ METHODS = [
 @pytest.fixture(scope="module")
 async def small() -> AsyncIterator[RunningServer]:
     """An echo server with small limits."""
-    limits = {"max_request_fields": 16, "max_token_ids": 4, "max_tools": 2}
-    async with running(
-        EchoEngine(["echo"], "", 0), **limits, max_words=2, max_word_chars=5
-    ) as server:
+    limits = {
+        "max_request_fields": 16,
+        "max_token_ids": 4,
+        "max_tools": 2,
+        "max_words": 2,
+        "max_word_chars": 5,
+        "max_schema_chars": 64,
+        "max_json_chars": 100,
+    }
+    async with running(EchoEngine(["echo"], "", 0), **limits) as server:
         yield server
 
 
@@ -84,7 +96,7 @@ async def test_bytes_that_are_no_message_on_the_admin_port() -> None:
             )
 
 
-IDS, LONG = [1, 2, 3, 4, 5], "abcdef"
+IDS, LONG, SIZES = [1, 2, 3, 4, 5], "abcdef", "64 characters, got 65"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +115,15 @@ IDS, LONG = [1, 2, 3, 4, 5], "abcdef"
             "sampling.logit_bias",
             "4 entries, got 5",
         ),
+        ({"output_format": {"regex": "a" * 65}}, "output_format.regex", SIZES),
+        ({"output_format": {"grammar": "a" * 65}}, "output_format.grammar", SIZES),
+        ({"output_format": {"structural_tag": "a" * 65}}, "output_format.structural_tag", SIZES),
+        ({"output_format": {"json_schema": "a" * 65}}, "output_format.json_schema", SIZES),
+        (
+            {"tools": [{"function": {"parameters": "a" * 65}}]},
+            "tools[0].function.parameters",
+            SIZES,
+        ),
         ({"continuation": {"token_ids": IDS}}, "continuation.token_ids", "4 ids, got 5"),
     ],
 )
@@ -118,6 +139,58 @@ async def test_a_list_or_word_that_is_too_long(
         )
 
         assert told == (Code.INVALID_ARGUMENT, {field: f"must have at most {text}"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"tools": [{"function": {"parameters": "a" * 51}}] * 2}, "tools"),
+        ({"messages": [{"role": 3, "tool_calls": [{"arguments": "a" * 101}]}]}, "messages"),
+    ],
+)
+async def test_too_much_json(small: RunningServer, fields: dict[str, Any], field: str) -> None:
+    """What tools and calls have of it counts together."""
+    request = make(pb.ChatRequest, query="x", **fields)
+    told = await refusal(small.target, "/talkwire.v1.ChatService/Chat", request.SerializeToString())
+
+    text = "bring the JSON of the request to more than 100 characters"
+    assert told == (Code.INVALID_ARGUMENT, {field: text})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"output_format": {"regex": "a"}}, "output_format.regex"),
+        ({"output_format": {"grammar": 'root ::= "a"'}}, "output_format.grammar"),
+        ({"output_format": {"structural_tag": "{}"}}, "output_format.structural_tag"),
+        (
+            {"output_format": {"json_schema": '{"items": [{"p\\u0061ttern": "a"}]}'}},
+            "output_format.json_schema with a pattern",
+        ),
+        (
+            {"tools": [{"function": {"name": "f", "parameters": '{"patternProperties": {}}'}}]},
+            "tools[0].function.parameters with a pattern",
+        ),
+    ],
+)
+async def test_grammars_may_be_refused(fields: dict[str, Any], named: str) -> None:
+    """All that is compiled for a caller is refused by name; a property may be called pattern."""
+    request = make(pb.ChatRequest, query="{}", **fields)
+    harmless = make(
+        pb.ChatRequest,
+        query="{}",
+        output_format={"json_schema": '{"properties": {"pattern": {"type": "string"}}}'},
+    )
+    async with (
+        running(EchoEngine(["echo"], "", 0), grammars="refuse") as server,
+        AsyncClient(server.target) as client,
+    ):
+        with pytest.raises(Unsupported, match="--grammars refuse") as refused:
+            await client.send(request)
+        answer = await client.send(harmless)
+
+    assert named in str(refused.value)
+    assert answer.text == "{}"
 
 
 @pytest.mark.parametrize(
@@ -202,3 +275,26 @@ async def test_a_request_of_sixteen_megabytes(echo: RunningServer) -> None:
 def resident() -> int:
     """Say how many megabytes this process has in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+
+def test_every_limit_is_in_the_table() -> None:
+    """docs/limits.md names each flag with its default."""
+    table = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| ([^|]+) \|", table, re.MULTILINE))
+    limits = {flag_of(one): one.default for one in fields(Settings) if is_limit(one)}
+
+    assert len(limits) > 15
+    assert rows == {
+        name: f"{default:,}"
+        if isinstance(default, int)
+        else f"{default:g}"
+        if isinstance(default, float)
+        else default
+        for name, default in limits.items()
+    }
+
+
+def is_limit(one: Any) -> bool:
+    """Tell whether a setting bounds what one request may hold."""
+    names = {limit.name for limit in fields(LimitSettings)}
+    return one.name in names or one.name.startswith(("max_m", "max_image", "media_"))

@@ -40,12 +40,13 @@ def _number(text: str) -> float:
 
 def _levels(value: Any) -> int:
     level, count = [value], 0
-    while level := [child for item in level for child in _children(item)]:
+    while level := [child for item in level for child in children(item)]:
         count += 1
     return count
 
 
-def _children(value: Any) -> Iterable[Any]:
+def children(value: Any) -> Iterable[Any]:
+    """Return what a JSON value holds."""
     match value:
         case dict():
             return value.values()
