@@ -151,6 +151,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # One limit, where gRPC has two and refuses at random what is between them.
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout * 1000)),
         # Find half-open connections, and let clients ping as often as every ten seconds.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),

@@ -9,6 +9,7 @@ import shutil
 import ssl
 import sys
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from time import time
@@ -191,6 +192,19 @@ async def test_what_tokens_keep_out(kind: str, place: Place) -> None:
             who = f"{who}, the wrong model"
             kept_out = await door.get(who, "large", tls=place.trusted, token=token)
             assert kept_out is PermissionDenied
+
+
+@pytest.mark.parametrize("door", ["plain", "tls"])
+@pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n"])
+async def test_who_says_nothing_is_sent_away(place: Place, door: str, said: bytes) -> None:
+    """A connection that never gets to speak HTTP/2 costs no more than `--handshake-timeout`."""
+    settings = place.tls() if door == "tls" else {}
+    async with running(Counting(), handshake_timeout=1, **settings) as server:
+        reader, writer = await asyncio.open_connection(*server.target.split(":"))
+        writer.write(said)
+        with suppress(ConnectionError):
+            await reader.read()  # to its end, which a silent server would never make
+        writer.close()
 
 
 def test_grpcurl_comes_in_with_tls_and_a_token(place: Place) -> None:

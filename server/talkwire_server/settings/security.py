@@ -31,6 +31,9 @@ class SecuritySettings(Group):
     allow_insecure: bool = flag(
         False, "let other machines in without TLS, or without asking who calls"
     )
+    handshake_timeout: float = flag(
+        20.0, "for who connects to speak TLS and HTTP/2", at_least=1, metavar="S"
+    )
     max_metadata_bytes: int = flag(16 << 10, "largest metadata of a call", at_least=1024)
 
     def faults(self) -> Iterator[str]:
