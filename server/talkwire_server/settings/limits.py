@@ -1,6 +1,7 @@
 """How much one request may hold. Not how many requests there may be."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from talkwire_server.settings.flag import Group, flag
 
@@ -16,3 +17,15 @@ class LimitSettings(Group):
     max_words: int = flag(64, "stop words, and as many bad words", at_least=1)
     max_word_chars: int = flag(256, "characters of such a word", at_least=1)
     max_tools: int = flag(256, "tools, and as many documents", at_least=1)
+    max_schema_chars: int = flag(
+        16_384, "characters of a JSON Schema, regex, grammar or structural tag", at_least=64
+    )
+    max_json_chars: int = flag(
+        524_288, "characters of all tools' parameters and calls' arguments", at_least=64
+    )
+    grammars: Literal["allow", "refuse"] = flag(
+        "allow", "regexes, grammars, structural tags and patterns; with guidance, allow is safe"
+    )
+    special_tokens_in_text: Literal["allow", "escape", "refuse"] = flag(
+        "escape", "what is done where a text would make the template's control tokens"
+    )
