@@ -29,6 +29,7 @@ class Course:
     Attributes:
         request: What the next call asks.
         begun: As it was given.
+        resume: Whether calls may follow, from now on.
 
     Raises:
         ValueError: The answer could not go on; names every field that stands against it.
@@ -48,7 +49,7 @@ class Course:
         self._first = self.request
         self._arguments = arguments
         self._given = [] if begun else list(request.continuation.token_ids)
-        self._resume = resume
+        self.resume = resume
         self._tokens = self._tries = 0
         self._begin, self._end = 0.0, inf
 
@@ -71,7 +72,7 @@ class Course:
             self._tokens, self._tries = len(answer.token_ids), 0
         # One that refuses to go on may be full, or not know yet that it lost this caller.
         passing = (Unavailable, Overloaded, RequestIdInUse) if self._tries else Unavailable
-        if not (self._resume and id and isinstance(error, passing) and self._tries < TRIES):
+        if not (self.resume and id and isinstance(error, passing) and self._tries < TRIES):
             raise error
         pause = uniform(0, min(_LONGEST, _FIRST * 2**self._tries))  # noqa: S311  # no secret
         if self._tries:  # at first there may be another server

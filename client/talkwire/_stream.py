@@ -132,6 +132,7 @@ class Stream(StreamBase, Iterator[Chunk]):
 
         For whoever reads the stream; others call `client.abort(stream.id)`.
         """
+        self._course.resume = False
         if self.id:
             self._client.abort(self.id)
         return self.wait()
@@ -230,6 +231,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
 
         For whoever reads the stream; others `await client.abort(stream.id)`.
         """
+        self._course.resume = False
         if self.id:
             await self._client.abort(self.id)
         return await self.wait()

@@ -98,11 +98,18 @@ def told(answer: Answer) -> pb.ChatResponse:
     return answer.proto
 
 
-@pytest.mark.parametrize("policy", ["pick_first", "round_robin"])
-async def test_no_answer_is_lost_with_a_replica(kind: str, policy: str) -> None:
-    """Of 64 streams those on a killed server go on at the other, and all equal undisturbed ones."""
+@pytest.mark.parametrize(
+    ("policy", "number"),
+    [
+        ("pick_first", signal.SIGKILL),
+        ("round_robin", signal.SIGKILL),
+        ("pick_first", signal.SIGTERM),
+    ],
+)
+async def test_no_answer_is_lost_with_a_replica(kind: str, policy: str, number: int) -> None:
+    """Of 64 streams those on a server that dies or leaves go on at the other, as if undisturbed."""
     with (
-        launched("--served-model-name=a", "--echo-delay=0.3") as a,
+        launched("--served-model-name=a", "--echo-delay=0.3", "--grace=0.1") as a,
         launched("--served-model-name=b") as b,
     ):
         options: Any = {"channel_options": [("grpc.lb_policy_name", policy)], "resume": True}
@@ -121,7 +128,7 @@ async def test_no_answer_is_lost_with_a_replica(kind: str, policy: str) -> None:
             async with asyncio.TaskGroup() as group:
                 asking = [group.create_task(ask(i)) for i in range(STREAMS)]
                 await begun.wait()
-                a.signal(signal.SIGKILL)
+                a.signal(number)
             answers = [task.result() for task in asking]
         async with calling("async", b.target, include={"token_ids": True}) as other:
             undisturbed = await asyncio.gather(*(other.chat(**question(i)) for i in range(STREAMS)))
@@ -253,8 +260,17 @@ async def test_a_server_is_not_waited_for_beyond_the_deadline(
 
 
 async def test_what_was_stopped_does_not_go_on(kind: str, slow_echo: RunningServer) -> None:
-    """Neither a stream that its caller cancels, nor one whose deadline passes."""
-    async with calling(kind, slow_echo.target, resume=True) as caller:
+    """Neither a stream that its caller stops or cancels, nor one whose deadline passes."""
+    async with wired(slow_echo.target) as wire, calling(kind, wire.target, resume=True) as caller:
+        async with caller.stream(WORDS) as stopped:
+            await anext(stopped)
+            wire.deaf = True
+            stopping = asyncio.create_task(stopped.stop())
+            await slow_echo.server.admission.empty()
+            wire.deaf = False
+            wire.cut()
+            with pytest.raises(talkwire.ConnectError):
+                await stopping
         async with caller.stream(WORDS) as stream:
             await anext(stream)
             stream.cancel()
@@ -264,7 +280,7 @@ async def test_what_was_stopped_does_not_go_on(kind: str, slow_echo: RunningServ
             with pytest.raises(talkwire.Timeout):
                 await late.wait()
 
-    assert (stream.resumed, late.resumed) == (0, 0)
+    assert (stopped.resumed, stream.resumed, late.resumed) == (0, 0, 0)
 
 
 # Which failures pass

@@ -46,7 +46,7 @@ async def look_up(word: str) -> Row:
 def blocking() -> None:
     with Client("localhost:50051", retry=Retry(attempts=2), temperature=0.5) as client:
         assert_type(client, Client)
-        whole(client.chat("hi", system="", stop="x", timeout=1.0))
+        whole(client.chat("hi", system="", stop="x", timeout=1.0, resume=True))
         whole(client.send(client.request("hi", max_tokens=5)))
         assert_type(client.models(), list[pb.Model])
         assert_type(client.model(), pb.Model)
