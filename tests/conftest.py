@@ -74,8 +74,6 @@ FLAGS = (
     f"--kv-cache-memory-bytes={512 << 20}",
     "--max-num-seqs=32",
     "--scheduling-policy=priority",
-    # JSON without white space, else it may never end.
-    '--structured-outputs-config={"backend": "xgrammar", "disable_any_whitespace": true}',
 )
 
 

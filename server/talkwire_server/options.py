@@ -75,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="talkwire serve",
         description="Serve a model over gRPC. Takes every engine flag of vLLM's beside these.",
         epilog=f"Each flag also as an environment variable, --max-num-seqs as "
-        f"{PREFIX}MAX_NUM_SEQS, or in --config FILE. vLLM's engine flags: talkwire serve "
-        "--help-engine.",
+        f"{PREFIX}MAX_NUM_SEQS, or in --config FILE; of a flag given twice the last counts. "
+        "vLLM's engine flags: talkwire serve --help-engine.",
         parents=[_config_parser()],
         allow_abbrev=False,
     )

@@ -1,5 +1,6 @@
 """vLLM's configuration: its own engine flags, with defaults for a small machine without a GPU."""
 
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ CPU_DEFAULTS: dict[str, Any] = {
     "worker_cls": "talkwire_server.vllm_engine.cpu_worker.Worker",
 }
 
+# A small model fills JSON up with white space for ever, where it is free to.
+SMALL_MODEL_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
+
 # Our words for media, and vLLM's; some models take images and films as one kind.
 _MEDIA = {
     "image": ("image", "vision_chunk"),
@@ -53,6 +57,8 @@ def configure(settings: Settings, path: str, names: Sequence[str]) -> VllmConfig
     parser = _parser()
     if current_platform.is_cpu():
         parser.set_defaults(**CPU_DEFAULTS)
+    if settings.model is None:
+        parser.set_defaults(structured_outputs_config=json.dumps(SMALL_MODEL_OUTPUTS))
     parser.set_defaults(model=path, served_model_name=list(names))
     parser.set_defaults(**adapters.defaults(modules(settings.lora_modules)))
     flags = parser.parse_args(list(settings.engine_args))
