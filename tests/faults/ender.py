@@ -87,7 +87,7 @@ WAYS: dict[str, Way] = {way.__name__: way for way in (cancel, leave, deadline, t
 
 async def main(target: str, chats: int, seed: int, names: list[str]) -> None:
     """Begin all the chats, sixty at once."""
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     slots = asyncio.Semaphore(AT_ONCE)
     ways = [never] if names == ["never"] else list(WAYS.values())
 

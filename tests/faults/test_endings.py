@@ -72,7 +72,7 @@ async def killed(target: str, chats: int, seed: int, stop: bool) -> dict[str, tu
     process = await ender(target, chats, seed, "never")
     assert process.stdout
     first = await process.stdout.readline()
-    await asyncio.sleep(random.Random(seed).uniform(0, 0.5))  # noqa: S311
+    await asyncio.sleep(random.Random(seed).uniform(0, 0.5))
     if stop:
         process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.5)
