@@ -1,9 +1,9 @@
 """Pictures in a chat, on the real engine with a tiny model that sees."""
 
 import asyncio
+import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
+IMAGE_ID = 49153  # the second of vision_model.OWN_TOKENS
 FRAMED = vision_model.IMAGE_TOKENS + 3  # what a picture takes of the prompt
 LIMITS = ("--max-model-len=512", "--kv-cache-memory-bytes=16777216", "--max-num-batched-tokens=512")
 
@@ -95,10 +96,18 @@ def reference(folder: Path) -> vision_model.Reference:
 
 
 @pytest.fixture(scope="module")
-def process(folder: Path) -> Iterator[ServerProcess]:
+def stuck() -> Iterator[str]:
+    """A web server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def process(folder: Path, stuck: str) -> Iterator[ServerProcess]:
     """Serve the model in a process of its own: two engines do not live in one."""
-    limit = '--limit-mm-per-prompt={"image": 2}'
-    with launched("--engine=vllm", f"--model={folder}", limit, *LIMITS) as process:
+    limit, web = '--limit-mm-per-prompt={"image": 2}', f"--allowed-media-domains={stuck}"
+    patience = "--media-timeout=100"
+    with launched("--engine=vllm", f"--model={folder}", limit, web, patience, *LIMITS) as process:
         yield process
 
 
@@ -311,11 +320,34 @@ async def test_a_key_under_which_nothing_is_kept(vision: AsyncClient) -> None:
     assert violation.field == "messages[0].parts[0].image.cache_id"
 
 
-async def test_the_word_for_a_picture(vision: AsyncClient) -> None:
-    """A user who writes the model's own token for pictures harms nobody else."""
-    before = likely(await vision.send(asking("What is this?", RED)))
-    for pieces in (("<image>",), ("<image> and", RED), (RED, "<image>" * 4)):
-        with suppress(InvalidRequest):
-            await vision.send(asking(*pieces))
+async def test_a_picture_that_is_long_in_coming(vision: AsyncClient, stuck: str) -> None:
+    """The time limit ends the wait for it: no text, but a finish reason, usage and an id."""
+    request = asking("What is this?", pb.Part(image=pb.Media(uri=f"{stuck}/cat.png")))
+    request.time_limit.FromMilliseconds(200)
+    request.n = 2
+    answer = await vision.stub.Chat(request, timeout=50)
+    deltas = [delta async for delta in vision.stub.ChatStream(request, timeout=50)]
 
-    assert likely(await vision.send(asking("What is this?", RED))) == before
+    assert answer.id
+    assert answer.finish_reason == pb.FINISH_REASON_TIME_LIMIT
+    assert answer.HasField("usage")
+    assert len(answer.alternatives) == 1
+    assert [delta.finish_reason for delta in deltas] == [pb.FINISH_REASON_TIME_LIMIT] * 2
+    assert [delta.HasField("usage") for delta in deltas] == [False, True]
+
+
+async def test_the_word_for_a_picture(vision: AsyncClient) -> None:
+    """In a text it is a word: pictures are those that were sent, beside it and without."""
+    for pieces, pictures in (
+        (("<image>",), 0),
+        (("<image> and", RED), 1),
+        ((RED, "<image>" * 4), 1),
+    ):
+        request = asking(*pieces)
+        answer = await vision.send(request)
+        count = pb.CountTokensRequest(request=request, include_token_ids=True)
+        counted = await vision.stub.CountTokens(count)
+
+        assert answer.usage.media_tokens == pictures * FRAMED
+        assert answer.usage.prompt_tokens == counted.prompt_tokens
+        assert list(counted.token_ids).count(IMAGE_ID) == pictures * vision_model.IMAGE_TOKENS

@@ -32,6 +32,7 @@ from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.parsers import tool_parser
 from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
+from talkwire_server.vllm_engine.unbegun import nothing, unless_ended
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
@@ -203,7 +204,11 @@ class VllmEngine:
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
         with generating(call.request), self._adapters.using(call.model) as adapter:
-            job = await self._prompts.job(call)
+            job = await unless_ended(call, self._prompts.job(call))
+            if job is None:
+                for delta in nothing(call):
+                    yield delta
+                return
             if adapter:
                 job.options["lora_request"] = adapter
             deltas = Deltas(call, job, self._vocabulary)

@@ -18,7 +18,9 @@ from talkwire_server.engine import Call, Prompt
 from talkwire_server.errors import ContextLengthExceeded, MediaUnreadable
 from talkwire_server.media import MediaStore
 from talkwire_server.settings import Settings
+from talkwire_server.texts import characters
 from talkwire_server.vllm_engine.continuation import Continued
+from talkwire_server.vllm_engine.control_tokens import control_tokens
 from talkwire_server.vllm_engine.failures import invalid, rendering
 from talkwire_server.vllm_engine.parsers import make_renderer, needs_parser
 from talkwire_server.vllm_engine.reading import Reading
@@ -79,6 +81,9 @@ class Prompts:
         self._media = media
         self._tokenizer = renderer.get_tokenizer()
         self._renderer = make_renderer(config, renderer, chat_template, settings)
+        self._control_tokens = control_tokens(
+            settings, self._config, self._tokenizer, self._template() or ""
+        )
 
     @property
     def constrains_calls(self) -> bool:
@@ -125,8 +130,10 @@ class Prompts:
         return Prompt(prompt.get("prompt") or self._tokenizer.decode(ids), ids)
 
     async def _render(self, call: Call) -> tuple["Request", EngineInput]:
+        self._check_length(call.request)
         asked = await self._media.resolve(call.request)
-        self._check_length(asked)
+        if self._control_tokens:
+            asked = self._control_tokens.broken(asked)
         with rendering(asked):
             request = Request(**self._request(call, asked))
             try:
@@ -145,10 +152,7 @@ class Prompts:
 
     def _check_length(self, asked: pb.ChatRequest) -> None:
         """Refuse what no tokenizer could make fit, before it takes its time to find out."""
-        if asked.template.HasField("truncate_prompt_tokens"):
-            return
-        characters = len(asked.query) + sum(len(m.text) for m in asked.messages)
-        least = characters // self._tokenizer.max_chars_per_token
+        least = characters(asked) // self._tokenizer.max_chars_per_token
         if least >= self._config.max_model_len:
             raise ContextLengthExceeded(least, self._config.max_model_len)
 
