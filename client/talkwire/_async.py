@@ -279,7 +279,8 @@ class AsyncConversation(Transcript):
         in a thread. What they return goes back to the model: a
         string as it is, all else as JSON; so does the text of what they raise, and of calls that
         cannot be made. A `tool_choice` that forces a call forces the first answer alone; then it is
-        "auto", which asks for a tool parser on the server.
+        "auto", which asks for a tool parser on the server. With an `output` the last answer is
+        made once more, in that form: a model that is held to a form cannot call.
 
         After `limit` rounds of calls the last answer is returned as it is ("tool_calls"). The
         history holds all that happened; after an `Error`, too, and `run_tools` goes on from there.
@@ -290,7 +291,7 @@ class AsyncConversation(Transcript):
             ValueError: A tool is no function that can be called here, or as `request` does.
 
         """
-        tools, first, later = self._equip(options, self._client.options, coroutines=True)
+        tools, first, later, last = self._equip(options, self._client.options, coroutines=True)
         answer = await self.send(query, **first)
         for _ in range(limit):
             if answer.finish_reason != "tool_calls":
@@ -298,6 +299,9 @@ class AsyncConversation(Transcript):
             for call in self.messages[-1].tool_calls:
                 self.messages.append(await _run(tools, call))
             answer = await self.send("", **later)
+        if last and answer.finish_reason != "tool_calls":
+            self.messages.pop()
+            answer = await self.send("", **last)
         return answer
 
 

@@ -55,15 +55,20 @@ class Transcript:
 
     def _equip(
         self, options: CallOptions, defaults: ChatOptions, *, coroutines: bool
-    ) -> tuple[Toolbox, CallOptions, CallOptions]:
-        """Return the functions of a run, the options of its first turn, and of the later ones."""
+    ) -> tuple[Toolbox, CallOptions, CallOptions, CallOptions | None]:
+        """Return the functions of a run, and the options of its turns.
+
+        Of the first, of the later ones, and of the one that brings the output, if one is wished.
+        """
         every: CallOptions = {**defaults, **self.options, **options}
         tools = Toolbox(every.get("tools") or (), coroutines=coroutines)
-        first: dict[str, Any] = {**options, "tools": tools.tools}
+        first: dict[str, Any] = {**options, "tools": tools.tools, "output": None}
         later = {**first, "continue_final_message": None}
         if forced(every.get("tool_choice")):
             later["tool_choice"] = "auto"
-        return tools, cast(CallOptions, first), cast(CallOptions, later)
+        output = every.get("output")
+        last = None if output is None else {**later, "output": output, "tool_choice": "none"}
+        return tools, cast(CallOptions, first), cast(CallOptions, later), cast(Any, last)
 
     def undo(self) -> Query | None:
         """Take back the last turn; return what its user said, None if there was none."""

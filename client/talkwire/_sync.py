@@ -274,7 +274,8 @@ class Conversation(Transcript):
         gives them, as their annotations understand it. What they return goes back to the model: a
         string as it is, all else as JSON; so does the text of what they raise, and of calls that
         cannot be made. A `tool_choice` that forces a call forces the first answer alone; then it is
-        "auto", which asks for a tool parser on the server.
+        "auto", which asks for a tool parser on the server. With an `output` the last answer is
+        made once more, in that form: a model that is held to a form cannot call.
 
         After `limit` rounds of calls the last answer is returned as it is ("tool_calls"). The
         history holds all that happened; after an `Error`, too, and `run_tools` goes on from there.
@@ -285,7 +286,7 @@ class Conversation(Transcript):
             ValueError: A tool is no function that can be called here, or as `request` does.
 
         """
-        tools, first, later = self._equip(options, self._client.options, coroutines=False)
+        tools, first, later, last = self._equip(options, self._client.options, coroutines=False)
         answer = self.send(query, **first)
         for _ in range(limit):
             if answer.finish_reason != "tool_calls":
@@ -293,4 +294,7 @@ class Conversation(Transcript):
             for call in self.messages[-1].tool_calls:
                 self.messages.append(tools.run(call))
             answer = self.send("", **later)
+        if last and answer.finish_reason != "tool_calls":
+            self.messages.pop()
+            answer = self.send("", **last)
         return answer

@@ -162,6 +162,19 @@ async def test_functions_are_called_until_the_model_speaks(client: Any) -> None:
     assert (answer.text, answer.finish_reason) == ("1 and 2 make 3", "stop")
 
 
+async def test_the_last_answer_has_the_form_that_is_wished(client: Any) -> None:
+    """Functions are called without it: a model that is held to a form cannot call."""
+    query = 'weather({"place": {"name": "Rome", "day": "2026-01-02"}})'
+    conversation = client.client.conversation(system="", output=dict)
+    answer = await run_tools(conversation, query, tools=[weather])
+
+    assert answer.parsed == json.loads(conversation.messages[2].text)
+    assert [message.role for message in conversation.messages[2:]] == [
+        pb.ROLE_TOOL,
+        pb.ROLE_ASSISTANT,
+    ]
+
+
 async def test_a_conversation_holds_all_of_it(client: Any) -> None:
     """Question, call, result and answer, with ids and names; usage is of both turns."""
     conversation = client.client.conversation(system="", tools=[weather])
