@@ -1,6 +1,5 @@
 """`talkwire serve`: settings in, a running server, an exit status out."""
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +12,8 @@ from talkwire_server import options
 from talkwire_server.echo import EchoEngine
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.lifetime import fail, serve
+from talkwire_server.logs import start_logging
 from talkwire_server.settings import Settings
-
-log = logging.getLogger("talkwire")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,11 +26,7 @@ def main(argv: Sequence[str]) -> int:
     if sys.stdin is None:  # else the event loop's own files would take descriptor 0
         sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     settings = options.parse(argv, os.environ)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(name)s %(levelname)s %(message)s",
-    )
+    start_logging(settings.log_level, texts=settings.log_texts)
     try:
         return uvloop.run(serve(settings, _engine(settings), started))
     except StartError as error:

@@ -20,6 +20,7 @@ class LogSettings(Group):
     log_level: Literal["debug", "info", "warning", "error"] = flag(
         "info", "of our log; at debug of vLLM's, too, whose advice at the start is else left out"
     )
+    log_texts: bool = flag(False, "log the texts of exceptions, too, which may quote requests")
 
 
 GROUPS: tuple[type[Group], ...] = (

@@ -1,0 +1,35 @@
+"""The server's log: what happened, and in which lines of code, but not what anybody wrote."""
+
+import logging
+import sys
+import traceback
+
+_FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
+
+
+class Discreet(logging.Formatter):
+    """Writes exceptions down without their texts, which quote requests: kinds and stacks alone."""
+
+    def formatException(self, ei: object) -> str:
+        """Write an exception down, and those that led to it."""
+        error = ei[1] if isinstance(ei, tuple) else None
+        told: list[str] = []
+        while isinstance(error, BaseException):
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            told.insert(0, f"{stack}{type(error).__module__}.{type(error).__qualname__}")
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "\nwhich led to\n".join(told)
+
+
+def _is_quotation(record: logging.LogRecord) -> bool:
+    """Tell whether gRPC quotes metadata that it cannot decode: maybe a token."""
+    return record.name == "grpc._cython.cygrpc" and str(record.msg).startswith("Invalid encoding")
+
+
+def start_logging(level: str, *, texts: bool) -> None:
+    """Have all log lines go to standard error; exceptions' texts only with `texts`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(_FORMAT) if texts else Discreet(_FORMAT))
+    if not texts:
+        handler.addFilter(lambda record: not _is_quotation(record))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
