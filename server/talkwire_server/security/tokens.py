@@ -1,6 +1,6 @@
 """Static tokens: a file of hashes, and who each token proves. Knows no JWTs and no calls.
 
-    - {name: ada, sha256: 5e88…}
+    - {name: ada, sha256: 0fa1…}
     - {name: batch, sha256: 9b71…, models: [small], weight: 1, max_running: 4,
        tokens_per_minute: 60000}
 
