@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -72,5 +73,5 @@ def _parse(load: Callable[[bytes], T], data: bytes, path: str, what: str) -> T:
         return load(data)
     except TypeError:  # the library's way to ask for the password
         raise StartError(f"{path}: encrypted; gRPC asks for no password") from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise StartError(f"{path}: not {what}") from None
