@@ -7,8 +7,9 @@
 SHELL := bash
 BUILD ?= auto
 ARGS ?=
+FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 
-.PHONY: help chat serve test check proto setup setup-dev clean
+.PHONY: help chat serve test check fuzz proto setup setup-dev clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -27,6 +28,10 @@ check: setup-dev ## run all that CI runs: format, lint, types, tests, coverage
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/python -m pytest --cov --cov-fail-under=95 $(ARGS)
+	$(FUZZ) -max_total_time=60
+
+fuzz: setup-dev ## look for ten minutes for bytes that break the reading of requests
+	$(FUZZ) -max_total_time=600 $(ARGS)
 
 proto: ## regenerate generated/ from proto/
 	@scripts/proto.sh

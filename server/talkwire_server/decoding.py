@@ -53,27 +53,28 @@ class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         kind = _REQUESTS.get(handler_call_details.method)
         if handler is None or kind is None:
             return handler
-        return handler._replace(request_deserializer=lambda data: self._read(kind, data))
+        return handler._replace(request_deserializer=lambda data: read(kind, data, self._limits))
 
-    def _read(self, kind: type[Message], data: bytes) -> Message | Refused:
-        most = self._limits.max_request_fields
-        if path := crowded(data, kind, most):
-            text = f"brings the request to more than {most} fields"
-            return Refused(InvalidRequest([Violation(path, text, "OUT_OF_RANGE")]))
-        try:
-            request = kind.FromString(data)
-        except DecodeError:
-            fault = Violation("request", "is not a protobuf message", "MALFORMED")
-            return Refused(InvalidRequest([fault]))
-        chat = request.request if isinstance(request, pb.CountTokensRequest) else request
-        error = self._refusal(chat) if isinstance(chat, pb.ChatRequest) else None
-        return Refused(error) if error else request
 
-    def _refusal(self, request: pb.ChatRequest) -> CallError | None:
-        if faults := list(limit_violations(request, self._limits)):
-            return InvalidRequest(faults)
-        if self._limits.grammars == "refuse" and (names := list(grammars(request))):
-            return UnsupportedFeature(
-                [f"{name} (the server has --grammars refuse)" for name in names]
-            )
-        return None
+def read(kind: type[Message], data: bytes, limits: LimitSettings) -> Message | Refused:
+    """Make a message of bytes, or what refuses it."""
+    most = limits.max_request_fields
+    if path := crowded(data, kind, most):
+        text = f"brings the request to more than {most} fields"
+        return Refused(InvalidRequest([Violation(path, text, "OUT_OF_RANGE")]))
+    try:
+        request = kind.FromString(data)
+    except DecodeError:
+        fault = Violation("request", "is not a protobuf message", "MALFORMED")
+        return Refused(InvalidRequest([fault]))
+    chat = request.request if isinstance(request, pb.CountTokensRequest) else request
+    error = _refusal(chat, limits) if isinstance(chat, pb.ChatRequest) else None
+    return Refused(error) if error else request
+
+
+def _refusal(request: pb.ChatRequest, limits: LimitSettings) -> CallError | None:
+    if faults := list(limit_violations(request, limits)):
+        return InvalidRequest(faults)
+    if limits.grammars == "refuse" and (names := list(grammars(request))):
+        return UnsupportedFeature([f"{name} (the server has --grammars refuse)" for name in names])
+    return None
