@@ -22,7 +22,7 @@ from talkwire_proto.v1 import chat_pb2_grpc
 Code = grpc.StatusCode
 
 STREAMS = 64
-WORDS = " ".join(map(str, range(25)))
+WORDS = " ".join(map(str, range(500)))  # ten seconds of the slow echo
 
 
 class Wire:
@@ -30,7 +30,7 @@ class Wire:
 
     def __init__(self, target: str) -> None:
         self.deaf = False  # nothing comes back
-        self._host, _, self._port = target.rpartition(":")
+        self.far = target  # of connections to come
         self._ends: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
         self._server: asyncio.Server | None = None
         self._at = 0
@@ -57,7 +57,8 @@ class Wire:
                 far.transport.abort()
 
     async def _join(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
-        far_reader, far = await asyncio.open_connection(self._host, self._port)
+        host, _, port = self.far.rpartition(":")
+        far_reader, far = await asyncio.open_connection(host, port)
         self._ends.append((near, far))
         await asyncio.gather(self._carry(reader, far), self._carry(far_reader, near, back=True))
 
@@ -150,16 +151,17 @@ async def test_no_answer_is_lost_with_a_replica(kind: str, policy: str, number: 
     ids=["words", "thoughts", "call", "rest", "whole"],
 )
 async def test_a_lost_connection_is_not_seen(
-    kind: str, slow_echo: RunningServer, asked: dict[str, Any]
+    kind: str, slow_echo: RunningServer, echo: RunningServer, asked: dict[str, Any]
 ) -> None:
     """Broken twice in mid-answer, its chunks and the whole are those of an undisturbed one."""
+    asked = {"request_id": f"mine-{kind}", "system": "s", **asked}
     async with wired(slow_echo.target) as wire, calling(kind, wire.target, resume=True) as caller:
-        asked = {"request_id": f"mine-{kind}", **asked}
         async with caller.stream(**asked) as stream:
             chunks = []
             async for chunk in stream:
                 chunks.append(chunk)
                 if len(chunks) in (3, 9):
+                    wire.far = echo.target if stream.resumed else slow_echo.target
                     wire.cut()
         asked["include"] = {"token_ids": True, **asked.get("include", {})}
         whole = await caller.chat(**asked, resume=False)
@@ -171,15 +173,16 @@ async def test_a_lost_connection_is_not_seen(
     assert [i for chunk in chunks for i in chunk.token_ids] == whole.token_ids[-len(chunks) + 1 :]
 
 
-async def test_chat_goes_on_too(kind: str, slow_echo: RunningServer) -> None:
+async def test_chat_goes_on_too(kind: str, slow_echo: RunningServer, echo: RunningServer) -> None:
     """What is answered in one message is streamed inside, and so survives as well."""
     async with wired(slow_echo.target) as wire, calling(kind, wire.target) as caller:
         asking = asyncio.create_task(caller.chat(WORDS, resume=True))
         await begun(slow_echo)
+        wire.far = echo.target
         wire.cut()
         answer = await asking
 
-    assert (answer.text, answer.token_ids) == (WORDS, [*range(25)])
+    assert (answer.text, answer.token_ids) == (WORDS, [*range(500)])
 
 
 async def begun(server: RunningServer) -> None:
@@ -198,11 +201,12 @@ async def test_a_call_never_runs_twice_on_a_server(kind: str, slow_echo: Running
     ):
         await anext(stream)
         wire.cut(half=True)
-        async for _ in stream:
+        while not stream.resumed:
+            await anext(stream)
             most = max(most, slow_echo.engine.unfinished)
 
     assert (stream.resumed, most) == (1, 1)
-    assert (stream.answer.text, stream.answer.finish_reason) == (WORDS, "stop")
+    assert WORDS.startswith(stream.answer.text)
 
 
 async def test_grpcs_own_tries_never_run_twice(kind: str, slow_echo: RunningServer) -> None:
@@ -220,7 +224,9 @@ async def test_grpcs_own_tries_never_run_twice(kind: str, slow_echo: RunningServ
     await slow_echo.server.admission.empty()
 
 
-async def test_a_server_is_waited_for(kind: str, slow_echo: RunningServer) -> None:
+async def test_a_server_is_waited_for(
+    kind: str, slow_echo: RunningServer, echo: RunningServer
+) -> None:
     """While nobody listens the stream waits, and goes on when somebody does."""
     async with (
         wired(slow_echo.target) as wire,
@@ -232,6 +238,7 @@ async def test_a_server_is_waited_for(kind: str, slow_echo: RunningServer) -> No
         wire.cut()
         waiting = asyncio.create_task(stream.wait())
         await asyncio.sleep(0.5)
+        wire.far = echo.target
         await wire.open()
         answer = await waiting
 
@@ -245,7 +252,7 @@ async def test_a_server_is_not_waited_for_beyond_the_deadline(
     async with (
         wired(slow_echo.target) as wire,
         calling(kind, wire.target, resume=True) as caller,
-        caller.stream(WORDS, timeout=2) as stream,
+        caller.stream(WORDS, timeout=3) as stream,
     ):
         await anext(stream)
         wire.close()
@@ -276,11 +283,10 @@ async def test_what_was_stopped_does_not_go_on(kind: str, slow_echo: RunningServ
             stream.cancel()
             with pytest.raises(talkwire.Cancelled):
                 await stream.wait()
-        async with caller.stream(WORDS, timeout=0.3) as late:
-            with pytest.raises(talkwire.Timeout):
-                await late.wait()
+        with pytest.raises(talkwire.Timeout):
+            await caller.chat(WORDS, timeout=0.3)
 
-    assert (stopped.resumed, stream.resumed, late.resumed) == (0, 0, 0)
+    assert (stopped.resumed, stream.resumed) == (0, 0)
 
 
 # Which failures pass

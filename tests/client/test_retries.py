@@ -47,7 +47,7 @@ async def test_no_try_outlives_the_deadline(kind: str) -> None:
     """What was refused with a delay beyond it ends at the deadline."""
     async with loading() as server, calling(kind, server.address) as caller:
         with pytest.raises(talkwire.Timeout):
-            await caller.chat("hi", timeout=0.5)
+            await caller.chat("hi", timeout=0.9)
         with pytest.raises(talkwire.Unavailable) as caught:
             await caller.chat("hi")
 

@@ -141,7 +141,7 @@ async def test_the_answer_ends_with_the_incoming_call(
     """When its caller leaves or its time is over, the server behind has nothing left to do."""
     async with fronted(kind, slow_echo.target) as (front, service):
         query = pb.ChatRequest(query="word " * 5000)
-        call = front.Chat(query, timeout=0.5 if end == "deadline" else 600)
+        call = front.Chat(query, timeout=2 if end == "deadline" else 600)
         while not slow_echo.engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
             await asyncio.sleep(0.005)
         if end == "cancel":
