@@ -81,13 +81,12 @@ def _struct(struct: Message, path: str, change: Change) -> None:
 
 
 def _mapped(value: Any, path: str, change: Change) -> Any:
-    match value:
-        case str():
-            return change(path, value, False)
-        case dict():
-            return {
-                change(path, key, False): _mapped(item, path, change) for key, item in value.items()
-            }
-        case list():
-            return [_mapped(item, path, change) for item in value]
+    if isinstance(value, str):
+        return change(path, value, False)
+    if isinstance(value, list):
+        return [_mapped(item, path, change) for item in value] if value else value
+    if isinstance(value, dict):
+        return {
+            change(path, key, False): _mapped(item, path, change) for key, item in value.items()
+        }
     return value

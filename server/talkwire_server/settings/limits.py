@@ -21,7 +21,7 @@ class LimitSettings(Group):
         16_384, "characters of a JSON Schema, regex, grammar or structural tag", at_least=64
     )
     max_json_chars: int = flag(
-        524_288, "characters of all tools' parameters and calls' arguments", at_least=64
+        262_144, "characters of all tools' parameters and calls' arguments", at_least=64
     )
     grammars: Literal["allow", "refuse"] = flag(
         "allow", "regexes, grammars, structural tags and patterns; with guidance, allow is safe"
