@@ -295,8 +295,8 @@ class ChatRequest(_message.Message):
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
         """Soft limit: on expiry the answer ends OK with FINISH_REASON_TIME_LIMIT, text so far and
-        usage. Fetching media is not cut short, so it may come by that much later. (The gRPC deadline is
-        the hard one: DEADLINE_EXCEEDED, no usage.)
+        usage; none while media are still fetched. (The gRPC deadline is the hard one:
+        DEADLINE_EXCEEDED, no usage.)
         """
 
     @_builtins.property
