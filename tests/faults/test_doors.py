@@ -28,7 +28,7 @@ from talkwire_server.echo import EchoEngine
 from talkwire_server.engine import Call, Delta, Prompt
 
 GRPCURL = Path(sys.executable).with_name("grpcurl")
-LIVES = 3  # seconds, of a certificate that expires while its server runs
+LIVES = 5  # seconds, of a certificate that expires while its server runs
 
 
 class Counting(EchoEngine):

@@ -28,6 +28,8 @@ from talkwire_server.engine import StartError
 from talkwire_server.security import tls
 from talkwire_server.settings import Settings
 
+AT_ONCE: dict[str, Any] = {"wait_for_ready": False, "retry": None}
+
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
@@ -101,7 +103,7 @@ async def test_both_clients_show_a_certificate_of_their_own(
     async with running(echo(), **settings) as server:
         async with calling(kind, server.target, tls=with_one) as client:
             assert (await client.chat("hi")).text == "hi"
-        async with calling(kind, server.target, tls=without, connect_timeout=1) as client:
+        async with calling(kind, server.target, tls=without, **AT_ONCE) as client:
             with pytest.raises(ConnectError):
                 await client.chat("hi")
 
@@ -140,7 +142,7 @@ async def chats(target: str, authority: Authority) -> bool:
     """Tell whether a new connection finds a certificate that this authority signed."""
     alone = (("grpc.use_local_subchannel_pool", 1),)
     files = TLS(authority.file)
-    async with calling("async", target, tls=files, connect_timeout=1, channel_options=alone) as one:
+    async with calling("async", target, tls=files, channel_options=alone, **AT_ONCE) as one:
         try:
             return bool((await one.chat("hi")).text == "hi")
         except ConnectError:
@@ -174,7 +176,7 @@ async def test_the_authority_of_clients_is_replaced_too(
         shutil.copyfile(other.file, ca_file)
         for own in (old, new):
             tls = TLS(authority.file, own.cert_file, own.key_file)
-            async with calling("async", server.target, tls=tls, connect_timeout=1) as client:
+            async with calling("async", server.target, tls=tls, **AT_ONCE) as client:
                 try:
                     known.append((await client.chat("hi")).text)
                 except ConnectError:
