@@ -412,6 +412,19 @@ async def test_pixels_are_limited_each_and_in_all() -> None:
     ]
 
 
+async def test_what_all_media_may_have_is_the_operators_to_say() -> None:
+    """How many there may be, and how many times the largest one."""
+    data = picture()
+    media = store(max_media=3, max_media_bytes=len(data), media_total=2)
+
+    assert len(await resolved(media, ask(*[{"data": data}] * 2))) == 2
+    assert await faults(media, ask(*[{"data": data}] * 3)) == {
+        "messages[0].parts[3].image.data": f"brings the request to more than {2 * len(data)} bytes"
+    }
+    with pytest.raises(InvalidRequest, match="more than 3 media in a request"):
+        await media.resolve(ask(*[{"data": data}] * 4))
+
+
 async def test_the_number_of_media_is_limited() -> None:
     """What is too many is refused before any is looked at."""
     media = store()
