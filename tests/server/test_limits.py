@@ -41,6 +41,7 @@ async def small() -> AsyncIterator[RunningServer]:
         "max_word_chars": 5,
         "max_schema_chars": 64,
         "max_json_chars": 100,
+        "max_repeats": 10,
     }
     async with running(EchoEngine(["echo"], "", 0), **limits) as server:
         yield server
@@ -96,6 +97,7 @@ async def test_bytes_that_are_no_message_on_the_admin_port() -> None:
             )
 
 
+REPEATS = "10 repeats, all its {counts} together, got 12"
 IDS, LONG, SIZES = [1, 2, 3, 4, 5], "abcdef", "64 characters, got 65"
 
 
@@ -123,6 +125,17 @@ IDS, LONG, SIZES = [1, 2, 3, 4, 5], "abcdef", "64 characters, got 65"
             {"tools": [{"function": {"parameters": "a" * 65}}]},
             "tools[0].function.parameters",
             SIZES,
+        ),
+        ({"output_format": {"regex": "(a{2}b{,3}){1, 10}"}}, "output_format.regex", REPEATS),
+        (
+            {"output_format": {"json_schema": '{"pattern": "a{3,12}"}'}},
+            "output_format.json_schema",
+            REPEATS,
+        ),
+        (
+            {"output_format": {"json_schema": '{"pattern": "a\\u007b12}"}'}},
+            "output_format.json_schema",
+            REPEATS,
         ),
         ({"continuation": {"token_ids": IDS}}, "continuation.token_ids", "4 ids, got 5"),
     ],

@@ -1,13 +1,16 @@
 """How much a request may hold. Looks at sizes, before anything walks what there is."""
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks.json_text import children
 from talkwire_server.errors import Violation
 from talkwire_server.settings.limits import LimitSettings
 
+_COUNT = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
 GRAMMARS = "regex", "grammar", "structural_tag"
 
 
@@ -43,6 +46,8 @@ def _schemas(request: pb.ChatRequest, limits: LimitSettings) -> Iterator[Violati
     for path, text in schemas.items():
         if len(text) > limits.max_schema_chars:
             yield _more(path, limits.max_schema_chars, "characters", len(text))
+        elif (count := _repeats(text)) > limits.max_repeats:
+            yield _more(path, limits.max_repeats, "repeats, all its {counts} together", count)
     calls = [call for message in request.messages for call in message.tool_calls]
     total = sum(len(tool.function.parameters) for tool in request.tools)
     total += sum(len(call.arguments) for call in calls)
@@ -50,6 +55,15 @@ def _schemas(request: pb.ChatRequest, limits: LimitSettings) -> Iterator[Violati
         path = "messages" if calls else "tools"
         text = f"bring the JSON of the request to more than {limits.max_json_chars} characters"
         yield Violation(path, text, "OUT_OF_RANGE")
+
+
+def _repeats(text: str) -> int:
+    """Add up the counts of a pattern, or of all patterns in a schema."""
+    if "\\u" in text:  # may spell the braces
+        with suppress(ValueError, RecursionError):
+            text = json.dumps(json.loads(text), ensure_ascii=False)
+    # A number of ten digits is more than any limit.
+    return sum(int((most or least)[:10]) for least, most in _COUNT.findall(text))
 
 
 def grammars(request: pb.ChatRequest) -> Iterator[str]:

@@ -20,6 +20,9 @@ class LimitSettings(Group):
     max_schema_chars: int = flag(
         16_384, "characters of a JSON Schema, regex, grammar or structural tag", at_least=64
     )
+    max_repeats: int = flag(
+        512, "sum of the counts, as in {1,9}, of one regex, grammar or schema", at_least=1
+    )
     max_json_chars: int = flag(
         262_144, "characters of all tools' parameters and calls' arguments", at_least=64
     )
