@@ -97,7 +97,7 @@ class Engine(Protocol):
     """Something that answers chats.
 
     Its life: `launch`, then `ready` while the server already listens, then any number of
-    `stream`s, then `stop`. `failed` may be awaited from `launch` on.
+    `stream`s, then `stop`; then it may be launched again. `failed` may be awaited from `launch` on.
     """
 
     @property

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -74,3 +75,14 @@ def kill_children() -> None:
     """Kill this process's children, the engine's among them, so that none is left behind."""
     for child in multiprocessing.active_children():
         child.kill()
+
+
+def end_with_parent() -> None:
+    """End this process, a child of multiprocessing's, when its parent does, however that ends."""
+    if parent := multiprocessing.parent_process():
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, name="end-with-parent", daemon=True).start()

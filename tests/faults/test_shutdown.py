@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
+from typing import Any
 
 import grpc
 import pytest
@@ -39,7 +40,8 @@ async def balanced(*targets: str) -> AsyncIterator[ChatServiceStub]:
 async def outcome(stub: ChatServiceStub, query: str) -> str:
     """Ask for an echo; say how it went."""
     try:
-        said = [delta.text async for delta in stub.ChatStream(pb.ChatRequest(query=query))]
+        call: Any = stub.ChatStream(pb.ChatRequest(query=query))
+        said = [delta.text async for delta in call]
     except grpc.aio.AioRpcError as error:
         return f"{error.code().name}: {error.details()}"
     return "whole" if "".join(said) == query else "short"

@@ -43,3 +43,35 @@ def test_children_of_a_shielded_thread_do_not_get_sigint(
     )
 
     assert (ran.stdout, ran.stderr) == ("child True, here False", "")
+
+
+ORPHAN = """
+import multiprocessing, os, sys, time
+from talkwire_server.signals import end_with_parent
+
+def stay(pipe):
+    end_with_parent()
+    pipe.send(os.getpid())
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    ours, theirs = context.Pipe()
+    context.Process(target=stay, args=(theirs,)).start()
+    sys.stdout.write(f"{ours.recv()}")
+    sys.stdout.flush()
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_does_not_outlive_a_parent_that_is_killed(
+    method: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However it started, it ends with its parent: the pipe that it has from there is closed."""
+    program = tmp_path_factory.mktemp("orphan") / "program.py"
+    program.write_text(ORPHAN)
+    ran = subprocess.run([sys.executable, program, method], stdout=subprocess.PIPE, timeout=50)
+
+    assert ran.returncode == -9
+    assert int(ran.stdout)

@@ -65,6 +65,7 @@ class Adapters:
         self._room = _room(config) if config else 0
         self._bases = bases
         self._llm: AsyncLLM | None = None
+        self._started = False
         self._named: dict[str, _Adapter] = {}
         self._held: list[_Adapter] = []  # in vLLM's memory, named or not
         self._numbers = count(1)
@@ -78,13 +79,19 @@ class Adapters:
     async def start(self, llm: AsyncLLM, modules: Mapping[str, str]) -> None:
         """Load those of `--lora-modules`; from now on others, too.
 
+        An engine that is started anew gets what the last one had instead.
+
         Raises:
             StartError: Some cannot be loaded; all are named.
 
         """
-        self._llm = llm
+        had = {name: adapter.request.lora_path for name, adapter in self._named.items()}
+        wanted = had if self._started else modules
+        self._named.clear()
+        self._held.clear()
+        self._llm, self._started = llm, True
         faults = []
-        for name, path in modules.items():
+        for name, path in wanted.items():
             try:
                 await self.load(name, path)
             except CallError as error:

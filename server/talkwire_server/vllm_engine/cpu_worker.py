@@ -11,6 +11,8 @@ import numpy as np
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from talkwire_server.signals import end_with_parent
+
 
 class Runner(CPUModelRunner):  # type: ignore[misc]  # vLLM's types are not read
     """Puts a generator's whole state back, where vLLM would rewind it."""
@@ -39,7 +41,8 @@ class Worker(CPUWorker):  # type: ignore[misc]
     model_runner: Any
 
     def init_device(self) -> None:
-        """Make the runner."""
+        """Make the runner, and do not outlive the server."""
+        end_with_parent()
         super().init_device()
         if type(self.model_runner) is CPUModelRunner:  # vLLM's second runner draws otherwise
             self.model_runner = Runner(self.vllm_config, self.device)

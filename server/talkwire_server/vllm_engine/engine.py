@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 from itertools import chain, islice
+from math import inf
+from tempfile import TemporaryDirectory
 
 from vllm.config import VllmConfig
 from vllm.outputs import RequestOutput
@@ -31,11 +33,14 @@ from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.parsers import tool_parser
 from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
+from talkwire_server.vllm_engine.pulse import Pulse
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
 from talkwire_server.vllm_engine.unbegun import nothing, unless_ended
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
+
+_POLL = 0.25  # seconds
 
 
 class VllmEngine:
@@ -66,6 +71,9 @@ class VllmEngine:
             for name in names
         ]
         self._adapters = Adapters(config.lora_config, self._bases)
+        self._pulse = Pulse()
+        self._launches = 0
+        self._sockets: TemporaryDirectory[str] | None = None
 
     @property
     def models(self) -> Sequence[pb.Model]:
@@ -94,12 +102,18 @@ class VllmEngine:
         """Build the AsyncLLM in a thread; return when its process is forked.
 
         A process must not be forked beside a live gRPC server, so only the CPU's single engine
-        process is: forked, it need not import vLLM again, which takes ten seconds.
+        process is, and only the first: forked, it need not import vLLM again, which takes ten
+        seconds.
         """
+        self._launches += 1
         parallel = self._config.parallel_config
         fork = current_platform.is_cpu() and parallel.data_parallel_size == 1
         if fork:
-            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+            fork = self._launches == 1
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if fork else "spawn"
+        self._config.cache_config.num_gpu_blocks = None  # else vLLM adds to the last engine's
+        self._sockets = TemporaryDirectory(prefix="talkwire-")  # vLLM leaves them lying
+        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         log.info("starting the engine")
         threading.Thread(target=self._build, name="build-engine", daemon=True).start()
         # vLLM tells nobody when it has forked.
@@ -112,7 +126,9 @@ class VllmEngine:
         shield_children()
         try:
             llm = AsyncLLM.from_vllm_config(
-                self._config, usage_context=UsageContext.OPENAI_API_SERVER
+                self._config,
+                usage_context=UsageContext.OPENAI_API_SERVER,
+                stat_loggers=[self._pulse],
             )
         except BaseException as error:
             building.set_exception(error)
@@ -123,6 +139,7 @@ class VllmEngine:
         """Wait for the AsyncLLM, and render once."""
         try:
             self._llm = llm = await asyncio.wrap_future(self._building)
+            self._processes = multiprocessing.active_children()
         except Exception as error:
             text = missing(error) or f"{error} (the log above has the cause)"
             raise StartError(f"the engine did not start: {text}") from error
@@ -143,10 +160,22 @@ class VllmEngine:
             logging.getLogger("vllm").setLevel(logging.WARNING)
 
     async def failed(self) -> str:
-        """Wait until vLLM says that its engine is dead; its own monitor knows at once."""
-        while not (self._llm and self._llm.errored):  # noqa: ASYNC110  # vLLM has no event for it
-            await asyncio.sleep(0.25)
-        return str(self._llm.dead_error)
+        """Wait until vLLM says that its engine is dead, or the engine makes no step with work."""
+        limit = self._settings.engine_stall_timeout or inf
+        while True:
+            await asyncio.sleep(_POLL)  # vLLM has no event for it
+            if self._llm and self._llm.errored:
+                return self._cause()
+            self._pulse.quiet = self._pulse.quiet + _POLL if self.unfinished else 0.0
+            if self._pulse.quiet > limit:
+                kill_children()
+                return f"it made no step for {limit:g} s, with {self.unfinished} requests in it"
+
+    def _cause(self) -> str:
+        for process in self._processes:
+            if process.exitcode:
+                return f"{process.name} ended with status {process.exitcode}"
+        return "it failed (the log above has the cause)"
 
     async def stop(self) -> None:
         """Shut vLLM down; while it is still loading, kill its processes instead."""
@@ -160,6 +189,8 @@ class VllmEngine:
                 llm.output_handler.cancel()  # else it reports the engine's end as a failure
             await asyncio.to_thread(llm.shutdown, timeout=10)
 
+        if self._sockets:
+            self._sockets.cleanup()
     def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
         """Name what the model or this server's flags do not allow."""
         return list(islice(chain(beyond(request, SUPPORTED), self._lacking(request)), MOST_FOUND))
