@@ -74,6 +74,9 @@ class ControlTokens:
         self._refuses = refuses
         self._special, self._marks = _Marks(special), _Marks(marks)
         self._break = _breaking(tokenizer, self._marks)
+        if not (self._break or refuses):
+            text = "this tokenizer cannot escape control tokens: --special-tokens-in-text refuse"
+            raise StartError(text)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         normalizes = backend and backend.normalizer and any(token.normalized for token in added)
         self._normalizer: Any = backend.normalizer if backend and normalizes else None
@@ -115,7 +118,7 @@ class ControlTokens:
 
     def _refused(self, text: str, made: str, marks: "_Marks") -> str:
         """Return the control token in a text that must not be sent on, or nothing."""
-        if self._refuses and made != text and (mark := marks.first(text)):
+        if self._refuses and (mark := marks.first(text)):
             return mark
         return marks.first(self._normalizer.normalize_str(made)) if self._normalizer else ""
 
@@ -165,4 +168,4 @@ def _breaking(tokenizer: TokenizerLike, marks: _Marks) -> str:
         broken = marks.broken("\n".join(marks.texts), character)
         if ids.isdisjoint(tokenizer.encode(broken, add_special_tokens=False)):
             return character
-    raise StartError("this tokenizer cannot escape control tokens: --special-tokens-in-text refuse")
+    return ""
