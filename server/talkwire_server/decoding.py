@@ -42,8 +42,9 @@ class Refused:
 class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Has the requests of our services read here."""
 
-    def __init__(self, limits: LimitSettings) -> None:
+    def __init__(self, limits: LimitSettings, *, takes_grammars: bool = False) -> None:
         self._limits = limits
+        self._takes_grammars = takes_grammars
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
@@ -53,10 +54,16 @@ class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         kind = _REQUESTS.get(handler_call_details.method)
         if handler is None or kind is None:
             return handler
-        return handler._replace(request_deserializer=lambda data: read(kind, data, self._limits))
+
+        def decode(data: bytes) -> Message | Refused:
+            return read(kind, data, self._limits, takes_grammars=self._takes_grammars)
+
+        return handler._replace(request_deserializer=decode)
 
 
-def read(kind: type[Message], data: bytes, limits: LimitSettings) -> Message | Refused:
+def read(
+    kind: type[Message], data: bytes, limits: LimitSettings, *, takes_grammars: bool
+) -> Message | Refused:
     """Make a message of bytes, or what refuses it."""
     most = limits.max_request_fields
     if path := crowded(data, kind, most):
@@ -68,13 +75,12 @@ def read(kind: type[Message], data: bytes, limits: LimitSettings) -> Message | R
         fault = Violation("request", "is not a protobuf message", "MALFORMED")
         return Refused(InvalidRequest([fault]))
     chat = request.request if isinstance(request, pb.CountTokensRequest) else request
-    error = _refusal(chat, limits) if isinstance(chat, pb.ChatRequest) else None
-    return Refused(error) if error else request
-
-
-def _refusal(request: pb.ChatRequest, limits: LimitSettings) -> CallError | None:
-    if faults := list(limit_violations(request, limits)):
-        return InvalidRequest(faults)
-    if limits.grammars == "refuse" and (names := list(grammars(request))):
-        return UnsupportedFeature([f"{name} (the server has --grammars refuse)" for name in names])
-    return None
+    if not isinstance(chat, pb.ChatRequest):
+        return request
+    if faults := list(limit_violations(chat, limits)):
+        return Refused(InvalidRequest(faults))
+    if not takes_grammars and (names := list(grammars(chat))):
+        return Refused(
+            UnsupportedFeature([f"{name} (the server takes no --grammars)" for name in names])
+        )
+    return request

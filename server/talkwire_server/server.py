@@ -46,7 +46,11 @@ class Server:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         self._guards = [Guard(settings)] if settings.wants_tokens else []
         self._grpc = listener(
-            interceptors=[*self._guards, Decoding(settings)], options=_options(settings)
+            interceptors=[
+                *self._guards,
+                Decoding(settings, takes_grammars=settings.takes_grammars),
+            ],
+            options=_options(settings),
         )
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
         self._tasks: list[asyncio.Task[None]] = []

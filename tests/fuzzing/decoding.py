@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 with atheris.instrument_imports(include=["talkwire_server"]):
-    from requests_strategy import examples
+    from fields import leaves, set_leaf
     from talkwire_proto.v1 import chat_pb2 as pb
     from talkwire_server.checks import violations
     from talkwire_server.decoding import read
@@ -27,13 +27,16 @@ with atheris.instrument_imports(include=["talkwire_server"]):
     from talkwire_server.texts import change_texts, characters
     from talkwire_server.vllm_engine.request import vllm_request
 
-LIMITS = LimitSettings(max_request_fields=200, grammars="refuse")
+LIMITS = LimitSettings(max_request_fields=200)
 SMALL = LimitSettings(max_request_fields=16, max_words=1, max_schema_chars=64)
 
 
 def one(data: bytes) -> None:
     """Read bytes as requests, and do with them what a server does."""
-    for message in (read(pb.CountTokensRequest, data, SMALL), read(pb.ChatRequest, data, LIMITS)):
+    for message in (
+        read(pb.CountTokensRequest, data, SMALL, takes_grammars=True),
+        read(pb.ChatRequest, data, LIMITS, takes_grammars=False),
+    ):
         with suppress(CallError):
             use(message.request if isinstance(message, pb.CountTokensRequest) else message)
 
@@ -56,7 +59,9 @@ def use(request: object) -> None:
 if __name__ == "__main__":
     seeds = ROOT / "build/fuzzing"  # what was found stays there, for the next time
     seeds.mkdir(parents=True, exist_ok=True)
-    for request in examples(300):
+    for path, field in leaves(pb.ChatRequest.DESCRIPTOR):
+        request = pb.ChatRequest(query="x")
+        set_leaf(request, path, field)
         data = request.SerializeToString()
         (seeds / sha1(data, usedforsecurity=False).hexdigest()).write_bytes(data)
     atheris.Setup([*sys.argv, str(seeds)], one)

@@ -198,12 +198,23 @@ async def test_grammars_may_be_refused(fields: dict[str, Any], named: str) -> No
         running(EchoEngine(["echo"], "", 0), grammars="refuse") as server,
         AsyncClient(server.target) as client,
     ):
-        with pytest.raises(Unsupported, match="--grammars refuse") as refused:
+        with pytest.raises(Unsupported, match="takes no --grammars") as refused:
             await client.send(request)
         answer = await client.send(harmless)
 
     assert named in str(refused.value)
     assert answer.text == "{}"
+
+
+def test_grammars_are_taken_where_only_this_machine_calls() -> None:
+    """Others must be allowed to send them."""
+    taken = {
+        (host, grammars): Settings(host=host, grammars=grammars, allow_insecure=True).takes_grammars
+        for host in ("127.0.0.1", "0.0.0.0")
+        for grammars in ("local", "allow", "refuse")
+    }
+
+    assert list(taken.values()) == [True, True, False, False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ class LimitSettings(Group):
     max_json_chars: int = flag(
         262_144, "characters of all tools' parameters and calls' arguments", at_least=64
     )
-    grammars: Literal["allow", "refuse"] = flag(
-        "allow", "regexes, grammars, structural tags and patterns; with guidance, allow is safe"
+    grammars: Literal["local", "allow", "refuse"] = flag(
+        "local", "regexes, grammars and patterns of callers; local: where only this machine calls"
     )
     special_tokens_in_text: Literal["allow", "escape", "refuse"] = flag(
         "escape", "what is done where a text would make the template's control tokens"
