@@ -109,6 +109,7 @@ def network() -> Iterator[str]:
         ip("netns", "add", name)
     except subprocess.CalledProcessError:
         pytest.skip("may not make a network namespace")
+    subprocess.run(["ip", "link", "delete", "talkwire0"], capture_output=True)  # of a killed run
     try:
         ip("link", "add", "talkwire0", "type", "veth", "peer", "name", "talkwire1", "netns", name)
         for where, address, device in (((), HOST, "talkwire0"), (("-n", name), PEER, "talkwire1")):

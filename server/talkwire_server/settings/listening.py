@@ -29,7 +29,7 @@ class ListenSettings(Group):
     @property
     def is_local(self) -> bool:
         """Whether this machine alone reaches the host."""
-        if self.host == "localhost" or self.host.startswith("unix:"):
+        if self.host in ("", "localhost") or self.host.startswith("unix:"):  # "" is refused
             return True
         try:
             return ip_address(self.host).is_loopback
