@@ -16,11 +16,13 @@ from processes import ROOT
 from support import RunningServer, make, running, trailers
 from talkwire import AsyncClient, Unsupported
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import crowded
+from talkwire_server.checks import crowded, violations
+from talkwire_server.decoding import read
 from talkwire_server.echo import EchoEngine
 from talkwire_server.settings import Settings
 from talkwire_server.settings.flag import flag_of
 from talkwire_server.settings.limits import LimitSettings
+from talkwire_server.texts import change_texts
 
 LARGE = [("grpc.max_send_message_length", -1)]
 METHODS = [
@@ -281,6 +283,44 @@ def test_sixteen_megabytes_are_not_looked_through(name: str) -> None:
 
     print(f"{name}: {path!r} after {1000 * (time.perf_counter() - start):.0f} ms")  # noqa: T201
     assert bool(path) == (name in CROWDED)
+
+
+ALLOWED: dict[str, dict[str, Any]] = {
+    "3,300 messages": {"messages": [{"role": 2, "text": "a"}] * 3300},
+    "4,990 parts": {"messages": [{"parts": [{"text": "a"}] * 4990}]},
+    "9,990 biases": {"sampling": {"logit_bias": dict.fromkeys(range(9990), 1.0)}},
+    "131,072 token ids": {"continuation": {"token_ids": [7] * 131_072}},
+    "15 MB of text": {"system": "a" * (15 << 20)},
+    "256 KiB of arguments": {
+        "messages": [
+            {"text": "a"},
+            {
+                "role": 3,
+                "tool_calls": [
+                    {"id": "1", "name": "f", "arguments": f'{{"a": [{"[]," * 87_000}[]]}}'}
+                ],
+            },
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_what_the_largest_requests_cost(name: str) -> None:
+    """They are taken; how long all others wait while one is read, checked and walked is printed."""
+    data = make(pb.ChatRequest, query="x", **ALLOWED[name]).SerializeToString()
+    start = time.perf_counter()
+    request = read(pb.ChatRequest, data, LimitSettings(), takes_grammars=True)
+    assert isinstance(request, pb.ChatRequest)
+    taken = time.perf_counter()
+    found = violations(request)
+    checked = time.perf_counter()
+    change_texts(request, lambda _path, text, _by_model: text)
+    walked = time.perf_counter()
+
+    assert found == []
+    spent = [1000 * seconds for seconds in (taken - start, checked - taken, walked - checked)]
+    print(f"{name}: read {spent[0]:.0f}, checked {spent[1]:.0f}, walked {spent[2]:.0f} ms")  # noqa: T201
 
 
 async def test_a_request_of_sixteen_megabytes(echo: RunningServer) -> None:
