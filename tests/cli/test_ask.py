@@ -134,7 +134,7 @@ def test_a_reader_that_leaves_ends_it_quietly(slow: ServerProcess) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["--temperature=-1", "hi"], 2, "sampling.temperature: must be >= 0, got -1"),
+        (["--temperature=-1", "hi"], 2, "sampling.temperature: must be in [0, 2], got -1"),
         (["--model=nope", "hi"], 5, "no model 'nope' here; there is: echo"),
         (["--max-tokens=99999999999", "hi"], 2, "max_tokens: Value out of range: 99999999999"),
         ([], 2, "nothing was asked; see talkwire ask --help"),

@@ -11,7 +11,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 
 # ChatML, and the variables that some parsers look at.
 TEMPLATE = """\
-{%- if thinking or enable_thinking or reasoning_effort %}{% endif %}
+{%- if thinking or enable_thinking or reasoning_effort or tools %}{% endif %}
 {%- for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
 {% endfor %}

@@ -1,10 +1,10 @@
 """Thoughts, and how much of them: in both vocabularies."""
 
-from conformance.cases import IDS, RICH, Flags, case
+from conformance.cases import IDS, RICH, RICH_TEMPLATE, Flags, case
 from conformance.sampling import DRAW
 from conformance.tools import RED, calling
 
-QWEN = Flags("hermes", "qwen3", markers=True)
+QWEN = Flags("hermes", "qwen3", RICH_TEMPLATE, markers=True)
 
 THOUGHT = "<think>Hm.</think>Paris."
 EFFORTS = ("none", "minimal", "low", "medium", "high", "max")

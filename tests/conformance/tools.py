@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.cases import IDS, PLAIN, RICH, Case, Flags, Why, case
+from conformance.cases import IDS, PLAIN, RICH, RICH_TEMPLATE, Case, Flags, Why, case
 from conformance.sampling import DRAW
 from talkwire_proto.v1 import chat_pb2 as pb
 
-HERMES = Flags("hermes", markers=True)
+HERMES = Flags("hermes", "", RICH_TEMPLATE, markers=True)
 
 PAINT: dict[str, Any] = {
     "name": "paint",

@@ -33,7 +33,7 @@ def tools(*functions: dict[str, Any], **fields: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("temperature", [0, 2.5], [-0.1, math.nan, math.inf]),
+        ("temperature", [0, 2], [-0.1, 2.1, math.nan, math.inf]),
         ("top_p", [0.1, 1], [0, 1.01, math.nan]),
         ("top_k", [-1, 0, 5], [-2]),
         ("min_p", [0, 1], [-0.1, 1.1]),

@@ -19,7 +19,8 @@ Conventions
   * Enums may gain values. Read an unknown value in an answer like the enum's zero; the server
     refuses one in a request.
   * A server refuses, by name, a request field that it does not support (FAILED_PRECONDITION,
-    UNSUPPORTED_FEATURE). It never ignores one.
+    UNSUPPORTED_FEATURE). It never ignores one. Of earlier messages the model sees what its chat
+    template shows: most leave out old thoughts and names. CountTokens tells.
 """
 
 from collections import abc as _abc
@@ -597,7 +598,7 @@ class Sampling(_message.Message):
     ALLOWED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """>= 0; 0 is greedy."""
+    """[0, 2]; 0 is greedy, and leaves n at 1."""
     top_p: _builtins.float
     """(0, 1]"""
     top_k: _builtins.int
@@ -860,7 +861,9 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class OutputFormat(_message.Message):
-    """A constraint on the answer's text."""
+    """A constraint on the answer's text. Of a model that thinks it holds from the end of the thought on;
+    where the server parses thoughts and the model had none, it did not hold at all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1036,7 +1039,7 @@ class Template(_message.Message):
     """Continue the last (assistant) message instead of starting a new one: prefill."""
     truncate_prompt_tokens: _builtins.int
     """Keep at most this many of the prompt's last tokens; -1: as many as the context holds beside
-    the answer (max_tokens). Not with media.
+    the answer (max_tokens). Not with media, nor of prompts far beyond the context.
     """
     @_builtins.property
     def kwargs(self) -> _struct_pb2.Struct:
@@ -1630,7 +1633,7 @@ class CountTokensRequest(_message.Message):
     include_token_ids: _builtins.bool
     @_builtins.property
     def request(self) -> Global___ChatRequest:
-        """Required. Sampling fields are ignored."""
+        """Required; checked as for Chat. Nothing is sampled."""
 
     def __init__(
         self,

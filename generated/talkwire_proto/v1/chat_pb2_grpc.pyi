@@ -19,7 +19,8 @@ Conventions
   * Enums may gain values. Read an unknown value in an answer like the enum's zero; the server
     refuses one in a request.
   * A server refuses, by name, a request field that it does not support (FAILED_PRECONDITION,
-    UNSUPPORTED_FEATURE). It never ignores one.
+    UNSUPPORTED_FEATURE). It never ignores one. Of earlier messages the model sees what its chat
+    template shows: most leave out old thoughts and names. CountTokens tells.
 """
 
 from collections import abc as _abc

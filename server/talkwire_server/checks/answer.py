@@ -16,10 +16,17 @@ def answer_violations(request: pb.ChatRequest) -> Iterator[Violation]:
         yield from _format(request.output_format)
         if forces_call(request):
             yield Violation("output_format", "must not be set beside a forced tool call")
+        for i, tool in enumerate(request.tools):
+            if tool.function.strict:
+                text = "must not be set beside output_format, which holds calls, too"
+                yield Violation(f"tools[{i}].function.strict", text)
     yield from _reasoning(request.reasoning)
     yield from _include(request)
     if request.HasField("n") and request.n < 1:
         yield Violation("n", f"must be >= 1, got {request.n}", "OUT_OF_RANGE")
+    greedy = request.sampling.HasField("temperature") and not request.sampling.temperature
+    if request.n > 1 and greedy:
+        yield Violation("n", f"must be 1 with temperature 0, got {request.n}", "OUT_OF_RANGE")
     if request.HasField("continuation"):
         yield from _continuation(request)
 

@@ -39,7 +39,7 @@ _TINY = math.ulp(0.0)
 _MOST = math.nextafter(math.inf, 0)
 # field: (lowest, highest, rule)
 _RANGES: dict[str, tuple[float, float, str]] = {
-    "temperature": (0, _MOST, ">= 0"),
+    "temperature": (0, 2, "in [0, 2]"),
     "top_p": (_TINY, 1, "in (0, 1]"),
     "top_k": (-1, _MOST, ">= 1, or 0 or -1 to turn it off"),
     "min_p": (0, 1, "in [0, 1]"),

@@ -38,7 +38,7 @@ def load(settings: Settings) -> Engine:
     config = configure(settings, path, names)
     check_parsers(settings, config)
     check_engine_options(settings.engine_options)
-    return VllmEngine(config, names, settings, chat_template(settings.chat_template))
+    return VllmEngine(config, names, settings, chat_template(settings))
 
 
 def installed() -> tuple[str, bool]:

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,16 @@ def input_modalities(config: VllmConfig) -> list[str]:
     return ["text", *(kind for kind, names in _MEDIA.items() if any(map(limits.get, names)))]
 
 
-def chat_template(source: str | None) -> str | None:
-    """Read a chat template: a file's path, or the template itself.
+def chat_template(settings: Settings) -> str | None:
+    """Read the chat template in place of the model's own: a file's, or the text itself.
 
     Raises:
         StartError: It is neither.
 
     """
+    source = settings.chat_template
+    if source is None and settings.model is None:
+        source = str(files("talkwire_server") / "embedded_model.jinja")
     try:
         template: str | None = load_chat_template(source)
     except (OSError, ValueError, VLLMError) as error:

@@ -154,6 +154,7 @@ class VllmEngine:
         for model in self._bases:
             # Only now: the engine may have cut the context to what its KV cache holds.
             model.max_context_tokens = config.max_model_len
+            model.tools &= self._prompts.template.shows_tools
             model.load_time.GetCurrentTime()
         await self._adapters.start(llm, modules(self._settings.lora_modules))
         if self._settings.log_level in ("info", "warning"):
@@ -188,36 +189,43 @@ class VllmEngine:
             if llm.output_handler:
                 llm.output_handler.cancel()  # else it reports the engine's end as a failure
             await asyncio.to_thread(llm.shutdown, timeout=10)
-
         if self._sockets:
             self._sockets.cleanup()
+
     def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
         """Name what the model or this server's flags do not allow."""
         return list(islice(chain(beyond(request, SUPPORTED), self._lacking(request)), MOST_FOUND))
 
     def _lacking(self, request: pb.ChatRequest) -> Iterator[str]:
-        model = self._bases[0]
+        model, parser = self._bases[0], tool_parser(self._settings, self._config)
         if request.priority and self._config.scheduler_config.policy != "priority":
             yield "priority (the server has no --scheduling-policy priority)"
         if may_call(request) and not forces_call(request):
-            if not model.tools:
+            if not parser:
                 yield "tools with tool_choice AUTO (the server has no --tool-call-parser)"
             for i, tool in enumerate(request.tools):
                 if tool.function.strict and not self._prompts.constrains_calls:
                     yield f"tools[{i}].function.strict (the tool call parser has no grammar)"
         if request.HasField("reasoning") and not model.reasoning:
             yield "reasoning (the server has no --reasoning-parser)"
-        if request.continuation.text and (model.tools or model.reasoning):
+        elif request.reasoning.HasField("max_tokens") and not self._bounds_thoughts:
+            yield "reasoning.max_tokens (the reasoning parser names no marks of a thought)"
+        if request.continuation.text and (parser or model.reasoning):
             yield "continuation.text (this model's answers are parsed: give token_ids)"
         for name in request.engine_options.fields:
             if name not in self._settings.engine_options:
                 yield f"engine_options.{name}"
-        for name in self._prompts.unused(request):
+        for name in self._prompts.template.unused(request):
             yield f"{name} (the model's chat template does not use it)"
         yield from self._media.unsupported(request)
         for path, kind, _ in media_in(request):
             if kind not in model.input_modalities:
                 yield f"{path} (the model takes {', '.join(model.input_modalities)})"
+
+    @property
+    def _bounds_thoughts(self) -> bool:
+        reasoning = self._config.reasoning_config
+        return reasoning is not None and reasoning.enabled
 
     async def load_adapter(self, id: str, path: str) -> pb.Model:
         """Serve an adapter."""
@@ -229,12 +237,15 @@ class VllmEngine:
 
     async def render(self, call: Call) -> Prompt:
         """Make the prompt of a call."""
-        with generating(call.request):
+        with generating(call.request, self._prompts.uncompilable):
             return await self._prompts.prompt(call)
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
-        with generating(call.request), self._adapters.using(call.model) as adapter:
+        with (
+            generating(call.request, self._prompts.uncompilable),
+            self._adapters.using(call.model) as adapter,
+        ):
             job = await unless_ended(call, self._prompts.job(call))
             if job is None:
                 for delta in nothing(call):

@@ -1,7 +1,8 @@
 """vLLM's exceptions, and the one table that makes them ours."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from jinja2 import TemplateError
@@ -62,13 +63,12 @@ def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[No
         cause = error.__cause__
         if cause and not (error.parameter or isinstance(cause, TemplateError)):
             raise _unrenderable() from error  # in the words of any exception
-        raise invalid(_field(error.parameter, request, default), _text(error)) from error
+        # Without a parameter the text begins with its name, or has none.
+        (name,) = re.findall(r"^\w+", _text(error)) or [""]
+        parameter = error.parameter or (name if name in _FIELDS else None)
+        raise invalid(_field(parameter, request, default), _text(error)) from error
     except ValidationError as error:
-        faults = [
-            Violation(_field(str(fault["loc"][0]) if fault["loc"] else None, request), fault["msg"])
-            for fault in error.errors(include_url=False, include_input=False)
-        ]
-        raise InvalidRequest(faults) from error
+        raise InvalidRequest([*_faults(error, request)]) from error
     except TimeoutError as error:
         raise invalid("messages", "the chat template takes too long") from error
     except (TemplateError, ValueError, TypeError, OverflowError) as error:
@@ -76,17 +76,21 @@ def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[No
 
 
 @contextmanager
-def generating(request: pb.ChatRequest) -> Iterator[None]:
-    """Make vLLM's failures ours."""
+def generating(
+    request: pb.ChatRequest, explain: Callable[[pb.ChatRequest], Iterable[Violation]]
+) -> Iterator[None]:
+    """Make vLLM's failures ours; `explain` looks for the tools that no grammar can be made of."""
     try:
         yield
     except CallError:
         raise
     except VLLMValidationError as error:
         # Without a parameter: what the backend says of a constraint that it cannot compile.
+        if not error.parameter and (faults := [*explain(request)]):
+            raise InvalidRequest(faults) from error
         kind = request.output_format.WhichOneof("format")
         default = f"output_format.{kind}" if kind else "request"
-        raise invalid(_field(error.parameter, request, default), _text(error)) from error
+        raise invalid(_field(error.parameter, request, default), reason(error)) from error
     except NotImplementedError as error:
         raise UnsupportedFeature(["request"]) from error
     except VLLMClientError as error:
@@ -106,6 +110,25 @@ def invalid(field: str, text: str) -> InvalidRequest:
 def _unrenderable() -> InvalidRequest:
     log.warning("vLLM cannot render a request", exc_info=True)
     return invalid("request", "vLLM cannot render it")
+
+
+def reason(error: VLLMValidationError) -> str:
+    """Tell what a grammar's backend has against it, without the places in the backend's code."""
+    text, cause = _text(error), error.__cause__
+    if isinstance(cause, KeyError):  # a name of the backend's own
+        text = text.partition(":")[0]
+    elif cause and str(cause) not in text:
+        text += f" {cause}"
+    return re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text)
+
+
+def _faults(error: ValidationError, request: pb.ChatRequest) -> Iterator[Violation]:
+    for fault in error.errors(include_url=False, include_input=False):
+        parameter = str(fault["loc"][0]) if fault["loc"] else None
+        field, text = _field(parameter, request), fault["msg"]
+        if field.startswith("engine_options."):  # pydantic names classes of vLLM's
+            text = f"vLLM does not take it: {fault['type'].replace('_', ' ')}"
+        yield Violation(field, text)
 
 
 def _field(parameter: str | None, request: pb.ChatRequest, default: str = "request") -> str:

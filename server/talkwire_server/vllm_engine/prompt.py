@@ -1,32 +1,31 @@
 """From an admitted call to what vLLM generates from, by its own renderer. Generates nothing."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm.config import ModelConfig, VllmConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+from vllm.exceptions import VLLMValidationError
 from vllm.inputs import EngineInput
 from vllm.renderers.base import BaseRenderer
-from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_kwargs
 from vllm.renderers.params import TokenizeParams
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call, Prompt
-from talkwire_server.errors import ContextLengthExceeded, MediaUnreadable
+from talkwire_server.errors import ContextLengthExceeded, MediaUnreadable, Violation
 from talkwire_server.media import MediaStore
 from talkwire_server.settings import Settings
 from talkwire_server.texts import characters
 from talkwire_server.vllm_engine.continuation import Continued
 from talkwire_server.vllm_engine.control_tokens import control_tokens
-from talkwire_server.vllm_engine.failures import invalid, rendering
+from talkwire_server.vllm_engine.failures import invalid, reason, rendering
 from talkwire_server.vllm_engine.parsers import make_renderer, needs_parser
 from talkwire_server.vllm_engine.reading import Reading
 from talkwire_server.vllm_engine.request import vllm_request
-
-_EFFORT = ("reasoning_effort", "enable_thinking")  # how vLLM tells a template of an effort
+from talkwire_server.vllm_engine.template import Template
 
 
 @dataclass(slots=True)
@@ -56,6 +55,9 @@ class Job:
 class Prompts:
     """Makes prompts for one model.
 
+    Attributes:
+        template: The model's.
+
     Args:
         config: The engine's.
         renderer: The engine's.
@@ -74,15 +76,16 @@ class Prompts:
         media: MediaStore,
     ) -> None:
         self._config: ModelConfig = config.model_config
+        self._structured_outputs = config.structured_outputs_config
         self._most_answers: int = config.scheduler_config.max_num_seqs
         self._defaults = self._config.get_diff_sampling_param()
         self._default_system = settings.default_system
-        self._chat_template = chat_template
         self._media = media
         self._tokenizer = renderer.get_tokenizer()
         self._renderer = make_renderer(config, renderer, chat_template, settings)
+        self.template = Template(self._renderer, self._tokenizer, self._config)
         self._control_tokens = control_tokens(
-            settings, self._config, self._tokenizer, self._template() or ""
+            settings, self._config, self._tokenizer, self.template.text
         )
 
     @property
@@ -95,39 +98,13 @@ class Prompts:
         """Render once, so that the first request need not wait for Jinja."""
         self._renderer.warmup()
 
-    def unused(self, request: pb.ChatRequest) -> Iterator[str]:
-        """Name what the model's chat template would not see, or has no use for."""
-        names, effort = request.template.kwargs.fields.keys(), request.reasoning.effort
-        if not (names or effort or request.template.documents):
-            return
-        text = self._template()
-        if effort > pb.Reasoning.EFFORT_NONE and text and not self._used(_EFFORT, text):
-            yield "reasoning.effort"
-        for name in sorted(names - (self._used(names, text) if text else set())):
-            yield f"template.kwargs.{name}"
-        if request.template.documents and "documents" not in (text or ""):
-            yield "template.documents"
-
-    def _used(self, names: Iterable[str], template: str) -> Set[str]:
-        used: dict[str, None] = resolve_chat_template_kwargs(
-            self._tokenizer, template, dict.fromkeys(names), raise_on_unexpected=False
-        )
-        return used.keys()
-
-    def _template(self) -> str | None:
-        """Return the model's chat template; None for gpt-oss, which has a format of its own."""
-        if self._renderer.use_harmony:
-            return None
-        template: str | None = resolve_chat_template(
-            self._tokenizer, self._chat_template, None, model_config=self._config
-        )
-        return template
-
     async def prompt(self, call: Call) -> Prompt:
         """Make what the model sees of a call. Raises as `job` does."""
         _, prompt = await self._render(call)
-        ids = prompt["prompt_token_ids"]
-        return Prompt(prompt.get("prompt") or self._tokenizer.decode(ids), ids)
+        ids, text = prompt["prompt_token_ids"], prompt.get("prompt")
+        if not text or call.request.template.truncate_prompt_tokens:
+            text = self._tokenizer.decode(ids)
+        return Prompt(text, ids)
 
     async def _render(self, call: Call) -> tuple["Request", EngineInput]:
         self._check_length(call.request)
@@ -190,6 +167,17 @@ class Prompts:
             # A long answer in one piece would hold up the event loop while it is read.
             job.sampling.output_kind = RequestOutputKind.DELTA
         return job
+
+    def uncompilable(self, request: pb.ChatRequest) -> Iterator[Violation]:
+        """Find the tools of whose parameters the backend cannot make a grammar, and why."""
+        for i, tool in enumerate(request.tools):
+            schema = StructuredOutputsParams(json=tool.function.parameters or "{}")
+            try:
+                SamplingParams(structured_outputs=schema).verify(
+                    self._config, None, self._structured_outputs, self._tokenizer
+                )
+            except VLLMValidationError as error:
+                yield Violation(f"tools[{i}].function.parameters", reason(error))
 
     def _continue(self, given: pb.Continuation, job: Job) -> None:
         ids = list(given.token_ids)
