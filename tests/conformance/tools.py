@@ -101,11 +101,13 @@ TOOLS = [
         "required of one",
         {**REQUIRED, "tools": to_us(PAINT)},
         {"tool_choice": "required", "tools": to_vllm(PAINT, strict=True)},
+        differs={"unary.tool_calls": Why.SPELLED},
     ),
     calling(
         "required, not strict",
         {**REQUIRED, "tools": to_us({**PAINT, "strict": False})},
         {"tool_choice": "required", "tools": to_vllm(PAINT, strict=False)},
+        differs={"unary.text": Why.CUT, "unary.tool_calls": Why.CUT},
     ),
     calling(
         "required, no parser",
@@ -120,7 +122,12 @@ TOOLS = [
         {"tool_choice": "required", **ONE_AT_MOST},
         differs={"unary.tool_calls": Why.SPELLED},
     ),
-    calling("named", NAMED, {"tool_choice": PAINT_IT}, differs={"finish_reason": Why.NAMED}),
+    calling(
+        "named",
+        NAMED,
+        {"tool_choice": PAINT_IT},
+        differs={"finish_reason": Why.NAMED, "unary.tool_calls": Why.SPELLED},
+    ),
     calling(
         "named, no parser", NAMED, {"tool_choice": PAINT_IT}, PLAIN, {"refused": Why.NO_PARSER}
     ),
@@ -128,7 +135,6 @@ TOOLS = [
         "auto, strict",
         {"tools": to_us({**PAINT, "strict": True})},
         {"tools": to_vllm(PAINT, strict=True)},
-        says=RED,
     ),
     calling("one call at most", ONE_AT_MOST, ONE_AT_MOST),
     calling("one call of two", ONE_AT_MOST, ONE_AT_MOST, says=f"{RED}\n{RED}"),
