@@ -29,8 +29,11 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from formats import TOOLS, Format
+from support import make
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server import model
+from talkwire_server.echo import EchoEngine
+from talkwire_server.engine import Call
 from talkwire_server.vllm_engine.parsers import ConstrainedToolParser
 from talkwire_server.vllm_engine.reading import Reading
 
@@ -96,6 +99,13 @@ class Reader:
     def answer(self, text: str) -> list[Piece]:
         """Return the pieces of a whole answer, one a token as vLLM makes them."""
         return self.pieces([*self.encode(text), self.tokenizer.eos_token_id], ended=True)
+
+    def said(self, words: Sequence[str], end: str = "") -> list[list[Piece]]:
+        """Return the pieces of each word of a whole answer, one a token as vLLM makes them."""
+        ids = [self.encode(word) for word in words]
+        ids[-1] += self.encode(end) if end else [self.tokenizer.eos_token_id]
+        pieces = iter(self.pieces([token for word in ids for token in word], ended=True))
+        return [[next(pieces) for _ in word] for word in ids]
 
     def pieces(
         self, ids: Sequence[int], *, ended: bool = False, stop: Sequence[str] = ()
@@ -282,9 +292,18 @@ def all_cuts(pieces: Sequence[Piece], *, step: int = 1) -> Iterator[list[Piece]]
     yield list(pieces)
     for place in places[::step]:
         yield merged(pieces, [place])
-    dice = random.Random(0)  # noqa: S311  # no secret
+    dice = random.Random(0)
     for _ in range(4):
         yield merged(pieces, sorted(dice.sample(places, min(len(places), dice.randint(2, 9)))))
+
+
+async def echoed(text: str, *, final_only: bool = False) -> list[str]:
+    """Return what the echo engine says when it is told a text, delta by delta."""
+    request = make(pb.ChatRequest, query=text, include={"token_ids": True})
+    call = Call("id", "echo", request, final_only=final_only)
+    deltas = [delta async for delta in EchoEngine(["echo"], "", 0).stream(call)]
+    assert final_only or all(len(delta.token_ids) == 1 for delta in deltas if delta.text)
+    return [delta.text for delta in deltas if delta.text]
 
 
 def gathered(deltas: Iterable[pb.ChatStreamResponse]) -> Read:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from formats import COMMON, MEANINGS, RARE, TOOLS, Format
+from outputs import OUTPUTS
 from support import make
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server import model, vllm_engine
@@ -104,6 +105,15 @@ def renderer(settings: Settings, *flags: str) -> Any:
     return make_renderer(config, renderer_from_config(config), None, settings)
 
 
+def reader_of(name: str, **asked: Any) -> "Reader":
+    """Return a reader of a format, or of gpt-oss's."""
+    from readers import HarmonyReader, Reader
+
+    if name == "harmony":
+        return HarmonyReader(Format("openai", "openai_gptoss"), **asked)
+    return Reader(ALL[name], **asked)
+
+
 def written(name: str) -> dict[str, str]:
     """Return what can be said in a format, by its meaning."""
     every = {what: ALL[name].write(meaning) for what, meaning in MEANINGS.items()}
@@ -122,11 +132,35 @@ def meant(what: str) -> "Read":
 # However an answer is cut
 
 
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_the_echo_engines_stream_reads_as_its_unary_answer(name: str) -> None:
+    """What it says in a model's format is read as it is meant, wherever its stream is cut.
+
+    It says each output twice, in one delta and as a stream. Its tokens are words, and their ids are
+    places; so each word is given the tokens that the model's tokenizer makes of it. The stream is
+    cut after every word and after every token, and after any one of them alone: none is left out.
+    """
+    from readers import Read, all_cuts, echoed, merged
+
+    reader = reader_of(name)
+    for what, output in OUTPUTS[name].items():
+        words = await echoed(output.written)
+        said = reader.said(words, output.end)
+        tokens = [piece for word in said for piece in word]
+        unary = reader.read(merged(tokens))
+
+        assert ["".join(words)] == await echoed(output.written, final_only=True)
+        assert unary == Read(output.text, output.thought, list(output.calls)), what
+        for cut in (*all_cuts([merged(word)[0] for word in said]), *all_cuts(tokens)):
+            assert reader.read(cut) == unary, (what, [text for text, _ in cut])
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_stream_says_what_a_unary_answer_says(name: str) -> None:
-    """Cut at every token, at any one token or anywhere: the same, to the byte.
+    """Cut after every token, after any one of them alone, and anywhere: the same, to the byte.
 
-    At any one token: at each for the formats that the most models write.
+    In the formats that the most models write none is left out. In the others every 16th is cut at
+    alone, because all of them would take minutes; the cut after every token has all of them.
     """
     from readers import Reader, all_cuts, merged
 
@@ -138,22 +172,25 @@ def test_a_stream_says_what_a_unary_answer_says(name: str) -> None:
             assert reader.read(cut) == whole, (what, [text for text, _ in cut])
 
 
-@pytest.mark.parametrize("name", [*COMMON, "internlm"])
+@pytest.mark.parametrize("name", [*COMMON, "internlm", "harmony"])
 def test_a_truncated_answer_reads_the_same_in_a_stream(name: str) -> None:
     """Amid a call, a thought, a character: by its length, or by an abort that brings no token.
 
     Also where vLLM's parser fails at what is there.
     """
-    from readers import Reader, merged
+    from readers import merged
 
-    reader = Reader(ALL[name])
-    for what in ("unicode and escapes", "a thought, text, two calls", "a thought, then text"):
-        text = written(name).get(what, "")
+    reader, texts = reader_of(name), [output.written for output in OUTPUTS.get(name, {}).values()]
+    if name in ALL:
+        said = written(name)
+        long = ("unicode and escapes", "a thought, text, two calls", "a thought, then text")
+        texts += [said[what] for what in long if what in said]
+    for text in texts:
         ids = reader.encode(text)
         for end in range(1, len(ids)):
             pieces = reader.pieces(ids[:end])
             whole = reader.read(merged(pieces))
-            assert reader.read(pieces) == whole, (what, reader.tokenizer.decode(ids[:end]))
+            assert reader.read(pieces) == whole, reader.tokenizer.decode(ids[:end])
             assert reader.read(pieces, aborted=True) == whole
 
 
@@ -161,7 +198,8 @@ def test_a_truncated_answer_reads_the_same_in_a_stream(name: str) -> None:
 def test_text_that_is_held_back(name: str) -> None:
     """Where text may be a stop word it comes later than its tokens, and what is read is the same.
 
-    The stop words end nothing, the text, or the arguments of a call.
+    The stop words end nothing, the text, or the arguments of a call. The answers are cut after
+    every token, and after every 8th alone: all would take minutes.
     """
     from readers import Reader, all_cuts, merged
 
@@ -231,73 +269,15 @@ def test_all_parsers_are_exercised() -> None:
 
 # gpt-oss, and Mistral's own tokenizers
 
-HARMONY: dict[str, tuple[str, str, str, list[tuple[str, str]]]] = {
-    "text": (
-        "<|channel|>final<|message|>Blue, 日本語 👩‍🚀.<|return|>",
-        "Blue, 日本語 👩‍🚀.",
-        "",
-        [],
-    ),
-    "a thought, then text": (
-        "<|channel|>analysis<|message|>I think, 東京?<|end|>"
-        "<|start|>assistant<|channel|>final<|message|>Blue.<|return|>",
-        "Blue.",
-        "I think, 東京?",
-        [],
-    ),
-    "a thought, then a call": (
-        "<|channel|>analysis<|message|>I think.<|end|><|start|>assistant<|channel|>commentary "
-        'to=functions.get_weather <|constrain|>json<|message|>{"city": "Z\\"東京\\""}<|call|>',
-        "",
-        "I think.",
-        [("get_weather", '{"city": "Z\\"東京\\""}')],
-    ),
-    "no arguments": (
-        "<|channel|>analysis<|message|>I think.<|end|><|start|>assistant to=functions.now"
-        "<|channel|>commentary <|constrain|>json<|message|>{}<|call|>",
-        "",
-        "I think.",
-        [("now", "{}")],
-    ),
-    "text, two calls": (
-        "<|channel|>commentary<|message|>Let me look.<|end|>"
-        "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json"
-        '<|message|>{"city": "Paris"}<|end|>'
-        "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json"
-        '<|message|>{"city": "Tokyo"}<|call|>',
-        "Let me look.",
-        "",
-        [("get_weather", '{"city": "Paris"}'), ("get_weather", '{"city": "Tokyo"}')],
-    ),
-}
-
-
-def test_harmony() -> None:
-    """gpt-oss's channels, with its own tokens: read as meant, whole, cut or truncated anywhere."""
-    from readers import HarmonyReader, Read, all_cuts, merged
-
-    reader = HarmonyReader(Format("openai", "openai_gptoss"))
-    for text, said, thought, calls in HARMONY.values():
-        ids = reader.encode(text)
-        pieces = reader.pieces(ids, ended=True)
-        assert [
-            reader.read(cut)
-            for cut in all_cuts(pieces)
-            if reader.read(cut) != Read(said, thought, calls)
-        ] == []
-        for end in range(1, len(ids)):
-            pieces = reader.pieces(ids[:end])
-            assert reader.read(pieces) == reader.read(merged(pieces))
-
 
 def test_harmony_without_tools() -> None:
     """A call that nobody allowed is not told, nor is it text."""
-    from readers import HarmonyReader, Read
+    from readers import Read
 
-    reader = HarmonyReader(Format("openai", "openai_gptoss"), tools=None, tool_choice="none")
-    text, *_ = HARMONY["a thought, then a call"]
+    reader = reader_of("harmony", tools=None, tool_choice="none")
+    output = OUTPUTS["harmony"]["a thought, a call"]
 
-    assert reader.read(reader.pieces(reader.encode(text), ended=True)) == Read("", "I think.", [])
+    assert reader.read(reader.answer(output.written)) == Read("", output.thought, [])
 
 
 @pytest.mark.parametrize(
@@ -316,7 +296,7 @@ def test_the_tokenizers_of_mistral(source: str, name: str, tmp_path: Path) -> No
     reader = MistralReader(mistral_tokenizer(tmp_path, source, name))
     pieces = reader.answer(f"Let me look: 日本語.[TOOL_CALLS][{array}]")
 
-    for cut in all_cuts(pieces, step=8):
+    for cut in all_cuts(pieces):
         assert reader.read(cut) == Read("Let me look: 日本語.", "", calls)
 
 
