@@ -40,11 +40,8 @@ class OpenCall:
         self.id = id
         self.sending_since = inf
 
-    def cut(self, error: CallError) -> asyncio.Task[None]:
-        """End the call; the task is done when its client has the status."""
-        return asyncio.create_task(self._cut(error))
-
-    async def _cut(self, error: CallError) -> None:
+    async def cut(self, error: CallError) -> None:
+        """End the call; return when its client has the status."""
         if self._context.done():  # it ends by itself
             await asyncio.wait([self._handler])
             return
@@ -95,6 +92,6 @@ class OpenCalls:
             await asyncio.wait(self._statuses, timeout=LAST_WORDS)
 
     def _cut(self, call: OpenCall, error: CallError) -> None:
-        status = call.cut(error)
+        status = asyncio.create_task(call.cut(error))
         self._statuses.add(status)
         status.add_done_callback(self._statuses.discard)
