@@ -324,7 +324,7 @@ async def test_a_picture_that_is_long_in_coming(vision: AsyncClient, stuck: str)
     """The time limit ends the wait for it: no text, but a finish reason, usage and an id."""
     request = asking("What is this?", pb.Part(image=pb.Media(uri=f"{stuck}/cat.png")))
     request.time_limit.FromMilliseconds(200)
-    request.n = 2
+    request.n, request.sampling.temperature = 2, 1
     answer = await vision.stub.Chat(request, timeout=50)
     deltas = [delta async for delta in vision.stub.ChatStream(request, timeout=50)]
 

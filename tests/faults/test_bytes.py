@@ -98,7 +98,7 @@ def data(stream: int, payload: bytes, *, end: bool) -> bytes:
 
 async def test_noise(process: ServerProcess, attacks: Any) -> None:
     """Random bytes, before and after a good preface."""
-    chance = random.Random(1)  # noqa: S311  # the same noise every time
+    chance = random.Random(1)  # the same noise every time
     before = resident(process)
     for i in range(300):
         one = await attacks()
@@ -110,7 +110,7 @@ async def test_noise(process: ServerProcess, attacks: Any) -> None:
 
 async def test_broken_frames(process: ServerProcess, attacks: Any) -> None:
     """Frames of every kind with random flags, streams and payloads, and bits of a good call."""
-    chance = random.Random(2)  # noqa: S311
+    chance = random.Random(2)
     good = headers(1) + data(1, b"\0\0\0\0\4\n\2hi", end=True)
     before = resident(process)
     for _ in range(300):
