@@ -34,7 +34,8 @@ class _Account:
         return self._missing
 
     def spend(self, tokens: int) -> None:
-        self._missing += tokens
+        if self.limit:
+            self._missing += tokens
 
     @property
     def idle(self) -> bool:
@@ -83,15 +84,16 @@ class Accounts:
             if not account.idle:
                 self._accounts[name] = account
         limit = caller.tokens_per_minute or self._most_tokens
-        account = self._accounts.setdefault(caller.name, _Account(limit))
-        account.limit = limit
+        if (account := self._accounts.get(caller.name)) is None:
+            account = self._accounts[caller.name] = _Account(limit)
+        account.limit = limit  # that of a token may change
         return account
 
     def _check(self, caller: Caller, account: _Account) -> None:
         most = caller.max_running or self._most_running
         if most and account.inside >= most:
             delay = self._pace.retry_after(1, most)
-            raise QuotaExceeded(caller.name, f"{most} requests at once", delay)
+            raise QuotaExceeded(caller.name, f"{most} at once", delay)
         if account.limit:
             over = account.missing + account.held - account.limit
             if over >= 0:
