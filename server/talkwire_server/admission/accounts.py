@@ -84,8 +84,9 @@ class Accounts:
             if not account.idle:
                 self._accounts[name] = account
         limit = caller.tokens_per_minute or self._most_tokens
-        if (account := self._accounts.get(caller.name)) is None:
-            account = self._accounts[caller.name] = _Account(limit)
+        if caller.name not in self._accounts:
+            self._accounts[caller.name] = _Account(limit)
+        account = self._accounts[caller.name]
         account.limit = limit  # that of a token may change
         return account
 
