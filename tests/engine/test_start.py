@@ -14,11 +14,12 @@ from talkwire_server.engine import StartError
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="needs talkwire[cpu] or talkwire[gpu]"),
-    pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is there"),
     pytest.mark.timeout(300),
 ]
+blind = pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is there")
 
 
+@blind
 def test_a_model_whose_package_is_missing(tmp_path: Path) -> None:
     """One line names the package and the command that installs it, beside the torch there is."""
     config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}
@@ -35,6 +36,7 @@ def test_a_model_whose_package_is_missing(tmp_path: Path) -> None:
     )
 
 
+@blind
 async def test_a_package_that_only_the_preparation_of_media_needs(vllm: RunningServer) -> None:
     """Where transformers uses three lines and gives no command, one line gives it."""
     from transformers import SmolVLMVideoProcessor  # only now: the server loads first
