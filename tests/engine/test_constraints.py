@@ -125,11 +125,11 @@ async def test_the_other_forms(llm: AsyncClient, form: dict[str, Any], text: str
 @pytest.mark.parametrize(
     ("form", "reason"),
     [
-        ({"json_schema": '{"type": "foo"}'}, "foo"),
-        ({"json_schema": '{"$ref": "#/nowhere"}'}, "nowhere"),
-        ({"regex": "["}, "regex"),
-        ({"grammar": "root ::= "}, ""),
-        ({"structural_tag": '{"a": 1}'}, "structural_tag"),
+        ({"json_schema": '{"type": "foo"}'}, 'Unsupported type "foo"'),
+        ({"json_schema": '{"$ref": "#/nowhere"}'}, "Cannot find field nowhere in #/nowhere"),
+        ({"regex": "["}, "Regex parsing error"),
+        ({"grammar": "root ::= ("}, "EBNF parser error at line 1, column 11"),
+        ({"structural_tag": '{"a": 1}'}, "Structural tag must have a format field"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -138,10 +138,12 @@ async def test_what_the_backend_cannot_compile(
 ) -> None:
     """INVALID_ARGUMENT with the backend's reason, and the engine lives on."""
     request = make(pb.ChatRequest, query="x", output_format=form)
-    with pytest.raises(InvalidRequest, match="output_format") as caught:
+    with pytest.raises(InvalidRequest) as caught:
         await llm.send(request)
 
-    assert reason in caught.value.message
+    (violation,) = caught.value.violations
+    assert violation.field == f"output_format.{next(iter(form))}"
+    assert reason in violation.description
     assert (await llm.chat("Hi", max_tokens=1)).complete
 
 
@@ -200,6 +202,19 @@ async def test_the_model_may_call_of_its_own_accord(llm: AsyncClient) -> None:
         (found,) = made.proto.message.tool_calls
         assert (found.name, made.finish_reason, made.text) == ("paint", "tool_calls", "")
         assert json.loads(found.arguments)["color"] in ("red", "blue")
+
+
+async def test_a_tool_whose_schema_cannot_be_compiled_is_named(llm: AsyncClient) -> None:
+    """With the backend's reason, and none of its code's places and names."""
+    tools = [TOOLS[0], {"function": {"name": "w", "parameters": '{"type": "foo"}'}}]
+    request = make(pb.ChatRequest, query="x", tools=tools, tool_choice={"function": "w"})
+    with pytest.raises(InvalidRequest) as caught:
+        await llm.send(request)
+
+    (violation,) = caught.value.violations
+    assert violation.field == "tools[1].function.parameters"
+    assert violation.description.endswith('Unsupported type "foo"')
+    assert "/" not in violation.description
 
 
 async def test_tools_that_must_not_be_called(llm: AsyncClient) -> None:

@@ -229,6 +229,20 @@ async def test_count_tokens_tells_what_the_model_sees(llm: AsyncClient) -> None:
     assert told.max_context_tokens == 2048
 
 
+async def test_the_model_hears_of_tools_and_calls(llm: AsyncClient) -> None:
+    """The embedded model's template shows them; a prompt that is cut is shown as it is cut."""
+    tool = {"name": "look", "parameters": {"type": "object"}}
+    calls = [{"id": "1", "name": "look", "arguments": '{"up": 1}'}]
+    called = make(pb.Message, role="ROLE_ASSISTANT", tool_calls=calls)
+    told = await llm.count_tokens("x", messages=[called], tools=[tool], include_prompt=True)
+    cut = await llm.count_tokens("one two three", truncate_prompt_tokens=4, include_prompt=True)
+
+    assert '<tools>\n{"type": "function", "function": {"name": "look"' in told.prompt
+    assert '<tool_call>\n{"name": "look", "arguments": {"up": 1}}\n</tool_call>' in told.prompt
+    assert cut.prompt == "<|im_start|>assistant\n"
+    assert cut.prompt_tokens == 4
+
+
 @pytest.mark.parametrize("rpc", ["Chat", "ChatStream"])
 async def test_a_time_limit_ends_an_answer_well(llm: AsyncClient, rpc: str) -> None:
     """TIME_LIMIT with the text so far and usage, streamed or not; even before the first token."""

@@ -66,7 +66,7 @@ def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[No
         # Without a parameter the text begins with its name, or has none.
         (name,) = re.findall(r"^\w+", _text(error)) or [""]
         parameter = error.parameter or (name if name in _FIELDS else None)
-        raise invalid(_field(parameter, request, default), _text(error)) from error
+        raise invalid(_field(parameter, request, default), reason(error)) from error
     except ValidationError as error:
         raise InvalidRequest([*_faults(error, request)]) from error
     except TimeoutError as error:
@@ -88,8 +88,7 @@ def generating(
         # Without a parameter: what the backend says of a constraint that it cannot compile.
         if not error.parameter and (faults := [*explain(request)]):
             raise InvalidRequest(faults) from error
-        kind = request.output_format.WhichOneof("format")
-        default = f"output_format.{kind}" if kind else "request"
+        default = "output_format" if request.HasField("output_format") else "request"
         raise invalid(_field(error.parameter, request, default), reason(error)) from error
     except NotImplementedError as error:
         raise UnsupportedFeature(["request"]) from error
@@ -134,7 +133,9 @@ def _faults(error: ValidationError, request: pb.ChatRequest) -> Iterator[Violati
 def _field(parameter: str | None, request: pb.ChatRequest, default: str = "request") -> str:
     if parameter in request.engine_options.fields:
         return f"engine_options.{parameter}"
-    return _FIELDS.get(parameter, "request") if parameter else default
+    field = _FIELDS.get(parameter, "request") if parameter else default
+    kind = request.output_format.WhichOneof("format")
+    return f"{field}.{kind}" if field == "output_format" and kind else field
 
 
 def _text(error: VLLMValidationError) -> str:
