@@ -114,6 +114,8 @@ def _unrenderable() -> InvalidRequest:
 def reason(error: VLLMValidationError) -> str:
     """Tell what a grammar's backend has against it, without the places in the backend's code."""
     text, cause = _text(error), error.__cause__
+    while cause and cause.__cause__:
+        cause = cause.__cause__
     if isinstance(cause, KeyError):  # a name of the backend's own
         text = text.partition(":")[0]
     elif cause and str(cause) not in text:
