@@ -9,7 +9,7 @@ BUILD ?= auto
 ARGS ?=
 FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 
-.PHONY: help chat serve test check fuzz proto setup setup-dev clean
+.PHONY: help chat serve test check faults soak fuzz proto setup setup-dev clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -32,6 +32,12 @@ check: setup-dev ## run all that CI runs: format, lint, types, tests, coverage
 
 fuzz: setup-dev ## look for ten minutes for bytes that break the reading of requests
 	$(FUZZ) -max_total_time=600 $(ARGS)
+
+faults: setup-dev ## cancel, kill, overload and drain at full size, and print what was lost
+	TALKWIRE_FAULTS=full .venv/bin/python -m pytest -s tests/faults $(ARGS)
+
+soak: setup-dev ## half an hour of mixed traffic; tells whether anything grows
+	.venv/bin/python benchmarks/soak.py $(ARGS)
 
 proto: ## regenerate generated/ from proto/
 	@scripts/proto.sh
