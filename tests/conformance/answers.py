@@ -102,12 +102,12 @@ def option(
     options: Mapping[str, Any],
     sampling: Mapping[str, Any],
     allowed: Sequence[str] = (),
-    differs: Mapping[str, Why] | None = None,
+    **more: Any,
 ) -> Case:
     """Make a case of options that have no field of ours."""
     ours = {"engine_options": options, "sampling": sampling}
     flags = Flags(engine_options=tuple(allowed))
-    return case(f"engine option {name}", ours, {**options, **sampling}, flags, differs)
+    return case(f"engine option {name}", ours, {**options, **sampling}, flags, **more)
 
 
 REPETITION = {"repetition_detection": {"max_pattern_size": 4, "min_count": 3}}
@@ -120,5 +120,11 @@ OPTIONS = [
         {"skip_special_tokens": False, "allowed_token_ids": [1, 4649]},
         list(SPACES),
     ),
-    option("that is not allowed", REPETITION, {}, (), {"refused": Why.OPTION}),
+    option(
+        "that is not allowed",
+        REPETITION,
+        {},
+        differs={"refused": Why.OPTION},
+        refusal=("FAILED_PRECONDITION", "engine_options.repetition_detection"),
+    ),
 ]

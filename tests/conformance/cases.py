@@ -98,6 +98,7 @@ class Case:
         theirs: To vLLM's HTTP server, as JSON.
         flags: Of both servers.
         differs: What of the answers differs, and why; under `unary.` or `stream.` only there.
+        refusal: If talkwire refuses: the status, and all fields, features or models that it names.
         says: What the model is left to say, if not what it likes; needs `flags.markers`.
         meaning: What that means.
 
@@ -108,6 +109,7 @@ class Case:
     theirs: Mapping[str, Any]
     flags: Flags
     differs: Mapping[str, Why]
+    refusal: tuple[str, ...] = ()
     says: str = ""
     meaning: Meaning | None = None
 
@@ -127,7 +129,7 @@ def case(
     theirs: Mapping[str, Any] | None = None,
     flags: Flags = PLAIN,
     differs: Mapping[str, Why] | None = None,
-    **said: Any,
+    **more: Any,
 ) -> Case:
     """Make a case of what is special in it; the rest is a short greedy answer to a question."""
     asked = {"query": FRANCE} | dict(ours or {})
@@ -135,7 +137,7 @@ def case(
         del asked["query"]
     asked["sampling"] = {"temperature": 0, "max_tokens": 9, **asked.get("sampling", {})}
     body = {"messages": [ASKED], "temperature": 0, "max_completion_tokens": 9, **(theirs or {})}
-    return Case(name, make(pb.ChatRequest, **asked), body, flags, differs or {}, **said)
+    return Case(name, make(pb.ChatRequest, **asked), body, flags, differs or {}, **more)
 
 
 def same(**options: Any) -> Case:

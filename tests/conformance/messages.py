@@ -128,6 +128,7 @@ TEMPLATE = [
         {"chat_template_kwargs": {"tone": "rude"}},
         PLAIN,
         {"refused": Why.UNUSED},
+        refusal=("FAILED_PRECONDITION", "template.kwargs.tone"),
     ),
     case(
         "documents", {"template": {"documents": DOCUMENTS}, **IDS}, {"documents": DOCUMENTS}, RICH
@@ -138,6 +139,7 @@ TEMPLATE = [
         {"documents": DOCUMENTS},
         PLAIN,
         {"refused": Why.UNUSED},
+        refusal=("FAILED_PRECONDITION", "template.documents"),
     ),
     case(
         "truncate_prompt_tokens",

@@ -1,23 +1,29 @@
 """Answers of talkwire and of vLLM's HTTP server in one form, so that they can be compared.
 
-A form holds by name what was said: of the `n` answers a list each, `refused` where there is none.
+A form holds by name what was said: of the `n` answers a list each. Where there is none it holds
+`refused`: of ours the status, then all fields, features or models that it names.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from support import trailers
 from talkwire_proto.v1 import chat_pb2 as pb
 
 Form: TypeAlias = dict[str, Any]
 
-REFUSED: Form = {"refused": True}
+REFUSED: Form = {"refused": ()}
 
 
 def differing(ours: Form, theirs: Form) -> set[str]:
     """Name what two forms do not share; numbers may differ by 1e-4."""
-    if REFUSED in (ours, theirs):
-        return set() if ours == theirs else {"refused"}
+    if "refused" in ours or "refused" in theirs:
+        return set() if "refused" in ours and "refused" in theirs else {"refused"}
     return {
         name for name in ours.keys() | theirs.keys() if not _alike(ours.get(name), theirs.get(name))
     }
@@ -47,6 +53,25 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text.strip()
+
+
+def of_refusal(error: grpc.aio.AioRpcError) -> Form:
+    """Bring a refusal of ours into form."""
+    status = status_pb2.Status.FromString(trailers(error)["grpc-status-details-bin"])
+    named = dict.fromkeys(name for detail in status.details for name in _named(detail))
+    return {"refused": (error.code().name, *named)}
+
+
+def _named(detail: any_pb2.Any) -> Iterator[str]:
+    bad, lacking = error_details_pb2.BadRequest(), error_details_pb2.PreconditionFailure()
+    missing = error_details_pb2.ResourceInfo()
+    if detail.Unpack(bad):
+        yield from (violation.field for violation in bad.field_violations)
+    if detail.Unpack(lacking):
+        for violation in lacking.violations:
+            yield violation.subject.partition(" (")[0]  # the rest says why
+    if detail.Unpack(missing):
+        yield missing.resource_name
 
 
 def of_response(response: pb.ChatResponse, asked: pb.ChatRequest) -> Form:

@@ -8,10 +8,13 @@ from conformance.tools import PAINT, to_us, to_vllm
 from talkwire_proto.v1 import chat_pb2 as pb
 
 
-def refused(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Case:
-    return case(f"refused: {name}", ours, theirs)
+def refused(
+    name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], code: str, named: str
+) -> Case:
+    return case(f"refused: {name}", ours, theirs, refusal=(code, named))
 
 
+INVALID, LACKING = "INVALID_ARGUMENT", "FAILED_PRECONDITION"
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -23,6 +26,8 @@ def shown(kind: str) -> Case:
         f"{kind} to a model of text",
         {"messages": [{"parts": [part]}]},
         {"messages": [{"role": "user", "content": [theirs]}]},
+        LACKING,
+        f"messages[0].parts[0].{kind}",
     )
 
 
@@ -31,38 +36,66 @@ REFUSALS = [
         "a prompt longer than the context",
         {"query": FRANCE * 500},
         {"messages": [{"role": "user", "content": FRANCE * 500}]},
+        INVALID,
+        "messages",
     ),
-    refused("an unknown model", {"model": "gpt-5"}, {"model": "gpt-5"}),
+    refused("an unknown model", {"model": "gpt-5"}, {"model": "gpt-5"}, "NOT_FOUND", "gpt-5"),
     refused(
         "a schema that is none",
         {"output_format": {"json_schema": '{"type": "foo"}'}},
         {"structured_outputs": {"json": {"type": "foo"}}},
+        INVALID,
+        "output_format.json_schema",
     ),
     refused(
         "a pattern that is none",
         {"output_format": {"regex": "["}},
         {"structured_outputs": {"regex": "["}},
+        INVALID,
+        "output_format.regex",
     ),
     refused(
-        "too many logprobs", {"include": {"logprobs": 99}}, {"logprobs": True, "top_logprobs": 99}
+        "too many logprobs",
+        {"include": {"logprobs": 99}},
+        {"logprobs": True, "top_logprobs": 99},
+        INVALID,
+        "include.logprobs",
     ),
-    refused("temperature", {"sampling": {"temperature": -1}}, {"temperature": -1}),
-    refused("top_p", {"sampling": {"top_p": 2}}, {"top_p": 2}),
-    refused("max_tokens", {"sampling": {"max_tokens": 0}}, {"max_completion_tokens": 0}),
+    refused(
+        "temperature",
+        {"sampling": {"temperature": -1}},
+        {"temperature": -1},
+        INVALID,
+        "sampling.temperature",
+    ),
+    refused("top_p", {"sampling": {"top_p": 2}}, {"top_p": 2}, INVALID, "sampling.top_p"),
+    refused(
+        "max_tokens",
+        {"sampling": {"max_tokens": 0}},
+        {"max_completion_tokens": 0},
+        INVALID,
+        "sampling.max_tokens",
+    ),
     refused(
         "an unknown token",
         {"sampling": {"allowed_token_ids": [10**6]}},
         {"allowed_token_ids": [10**6]},
+        INVALID,
+        "sampling.allowed_token_ids",
     ),
     refused(
         "a call of no tool",
         {"tool_choice": {"mode": pb.ToolChoice.MODE_REQUIRED}},
         {"tool_choice": "required"},
+        INVALID,
+        "tool_choice.mode",
     ),
     refused(
         "tools without a parser",
         {"tools": to_us(PAINT)},
         {"tools": to_vllm(PAINT)},
+        LACKING,
+        "tools with tool_choice AUTO",
     ),
     case(
         # The engine's process was not told what a thought is, so it cannot count.
@@ -70,8 +103,9 @@ REFUSALS = [
         {"reasoning": {"max_tokens": 5}},
         {"thinking_token_budget": 5},
         Flags(reasoning_parser="qwen3", markers=True),
+        refusal=(LACKING, "reasoning.max_tokens"),
     ),
-    refused("n, greedy", {"n": 2}, {"n": 2}),
+    refused("n, greedy", {"n": 2}, {"n": 2}, INVALID, "n"),
     shown("image"),
     shown("audio"),
     shown("video"),
