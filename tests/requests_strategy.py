@@ -1,14 +1,17 @@
 """Random ChatRequests, good and bad, for Hypothesis. Knows the contract, and no server."""
 
 import math
+import os
+import random
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
+import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from support import make
@@ -17,13 +20,24 @@ from talkwire_proto.v1 import chat_pb2 as pb
 Strategy: TypeAlias = st.SearchStrategy[Any]
 
 
-def examples(count: int) -> list[pb.ChatRequest]:
-    """Make so many different requests, the same ones each time."""
+def chosen_seed(config: pytest.Config) -> int:
+    """Choose what the requests come of, and print it: any, in CI always the same.
+
+    `pytest --hypothesis-seed=N` makes those of an earlier run again.
+    """
+    given = config.getoption("--hypothesis-seed")
+    number = int(given) if given else 0 if "CI" in os.environ else random.getrandbits(32)
+    print(f"--hypothesis-seed={number}")  # noqa: T201
+    return number
+
+
+def examples(count: int, number: int) -> list[pb.ChatRequest]:
+    """Make so many different requests, the same ones for the same seed."""
     made: list[pb.ChatRequest] = []
 
+    @seed(number)
     @settings(
         max_examples=count,
-        derandomize=True,
         database=None,
         deadline=None,
         phases=[Phase.generate],
@@ -178,6 +192,7 @@ _SAMPLING: Mapping[str, Strategy] = {
     "allowed_token_ids": _IDS,
     "skip_special_tokens": st.booleans(),
 }
+_REPETITION = st.just({"max_pattern_size": 4, "min_count": 3})
 _GOOD: Mapping[str, Strategy] = {
     "messages": st.lists(_TURN, max_size=4),
     "system": _TEXT,
@@ -228,7 +243,12 @@ _GOOD: Mapping[str, Strategy] = {
         st.fixed_dictionaries({"token_ids": _IDS}), st.fixed_dictionaries({"text": _WORDS})
     ),
     "chunking": st.sampled_from([{"min_chars": 5}, {"max_delay": {"nanos": 10**6}}]),
-    "engine_options": st.dictionaries(st.sampled_from(["a", "seed"]), _JSON, max_size=1),
+    "engine_options": st.one_of(
+        st.dictionaries(st.sampled_from(["a", "seed"]), _JSON, max_size=1),
+        # What vLLM has, and the servers of the tests allow.
+        st.fixed_dictionaries({"repetition_detection": _REPETITION}),
+        st.fixed_dictionaries({"repetition_detection": _JSON}),
+    ),
 }
 
 

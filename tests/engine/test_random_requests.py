@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from outcomes import ended
-from requests_strategy import examples
+from requests_strategy import chosen_seed, examples
 from support import RunningServer
 from talkwire import AsyncClient
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -17,8 +17,11 @@ COUNT = 500
 AT_ONCE = 20
 
 
-async def test_no_request_breaks_the_engine(llm: AsyncClient, vllm: RunningServer) -> None:
+async def test_no_request_breaks_the_engine(
+    llm: AsyncClient, vllm: RunningServer, pytestconfig: pytest.Config
+) -> None:
     """500 random requests, good and bad: never INTERNAL or UNKNOWN, nothing leaks, it serves on."""
+    requests = examples(COUNT, chosen_seed(pytestconfig))
     seen: Counter[str] = Counter()
     slots = asyncio.Semaphore(AT_ONCE)
 
@@ -29,7 +32,7 @@ async def test_no_request_breaks_the_engine(llm: AsyncClient, vllm: RunningServe
             outcome = await ended(request, llm.stub.Chat(request))
             seen["OK" if isinstance(outcome, pb.ChatResponse) else outcome.name] += 1
 
-    await asyncio.gather(*map(send, examples(COUNT)))
+    await asyncio.gather(*map(send, requests))
     print(f"{seen.total()} requests: {dict(seen)}")  # noqa: T201
 
     assert "Paris" in (await llm.chat("What is the capital of France?")).text

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from outcomes import Code, ended, written
-from requests_strategy import examples
+from requests_strategy import chosen_seed, examples
 from support import RunningServer
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -22,9 +22,11 @@ AT_ONCE = 50
 
 
 @pytest.mark.timeout(600)
-async def test_no_request_breaks_the_server(echo: RunningServer) -> None:
+async def test_no_request_breaks_the_server(
+    echo: RunningServer, pytestconfig: pytest.Config
+) -> None:
     """Chat, ChatStream and CountTokens agree on each of 20,000 requests; refusals are clean."""
-    requests = examples(COUNT)
+    requests = examples(COUNT, chosen_seed(pytestconfig))
     seen: Counter[str] = Counter()
     async with grpc.aio.insecure_channel(echo.target) as channel:
         stub = ChatServiceStub(channel)
