@@ -192,7 +192,12 @@ _SAMPLING: Mapping[str, Strategy] = {
     "allowed_token_ids": _IDS,
     "skip_special_tokens": st.booleans(),
 }
-_REPETITION = st.just({"max_pattern_size": 4, "min_count": 3})
+_COUNTS: Strategy = st.integers(2, 9) | st.sampled_from([*_EDGES, None, "4", 4.5, [], {}])
+_REPETITION = st.fixed_dictionaries(
+    {"max_pattern_size": st.just(4), "min_count": st.just(3)}
+) | st.dictionaries(
+    st.sampled_from(["max_pattern_size", "min_pattern_size", "min_count", "a"]), _COUNTS
+)
 _GOOD: Mapping[str, Strategy] = {
     "messages": st.lists(_TURN, max_size=4),
     "system": _TEXT,

@@ -25,22 +25,27 @@ QUERY = "Write a poem about the sea."
 FLAGS = ("--max-model-len=512", "--kv-cache-memory-bytes=67108864", "--max-num-batched-tokens=512")
 
 
+def marked(folder: Path) -> Path:
+    """Make the embedded model with the marks of a thought as tokens, and a template of thoughts."""
+    from conformance.markers import with_markers
+
+    embedded = model.prepare()
+    with_markers(str(embedded), folder)
+    for weights in embedded.glob("*.safetensors"):
+        (folder / weights.name).symlink_to(weights)
+    (folder / "template.jinja").write_text(TEMPLATE)
+    return folder
+
+
 @pytest.fixture(scope="module")
 async def thinker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningServer]:
     """A server of the embedded model, to whose tokenizer the marks of a thought are tokens."""
-    embedded = Path(model.prepare())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's own, here and in the process that it forks
-        from conformance.markers import with_markers
-
-        folder = with_markers(str(embedded), tmp_path_factory.mktemp("thinker"))
-        for weights in embedded.glob("*.safetensors"):
-            (folder / weights.name).symlink_to(weights)
-        template = folder / "template.jinja"
-        template.write_text(TEMPLATE)
+        folder = marked(tmp_path_factory.mktemp("thinker"))
         settings = Settings(
             model=str(folder),
-            chat_template=str(template),
+            chat_template=str(folder / "template.jinja"),
             engine_args=(*FLAGS, "--reasoning-parser=deepseek_r1"),
         )
         engine = vllm_engine.load(settings)

@@ -133,7 +133,7 @@ def _faults(error: ValidationError, request: pb.ChatRequest) -> Iterator[Violati
 
 
 def _field(parameter: str | None, request: pb.ChatRequest, default: str = "request") -> str:
-    if parameter in request.engine_options.fields:
+    if parameter and parameter in request.engine_options.fields:
         return f"engine_options.{parameter}"
     field = _FIELDS.get(parameter, "request") if parameter else default
     kind = request.output_format.WhichOneof("format")
