@@ -1,7 +1,9 @@
 """What models write in six of the formats that vLLM reads, and what it says. Knows no parser.
 
-Written down by hand. Unlike what `formats` writes it is as uneven as models are: keys in any order,
-JSON packed or laid out, escapes, braces in strings, text before, between and after.
+Unlike what `formats` writes it is as uneven as models are: keys in any order, JSON packed or laid
+out, escapes, braces in strings, text before, between and after. Those called vLLM's are the outputs
+that vLLM 0.32.0 tests its own parsers with (Apache-2.0; in its source distribution under tests/),
+to the byte; the others are written down by hand.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +56,10 @@ _HERMES = {
         f'<tool_call>\n{{"name": "get_weather", "arguments": {_NESTED}}}\n</tool_call>',
         calls=[("get_weather", _NESTED)],
     ),
+    "vLLM's": Output(  # tool_parsers/test_hermes_tool_parser.py
+        '<tool_call>\n{"name": "final_answer", "arguments": {"trigger": true}}\n</tool_call>',
+        calls=[("final_answer", '{"trigger": true}')],
+    ),
     # vLLM's parser takes what follows for arguments, unless its server need not stream.
     "arguments first": Output(
         f'<tool_call>\n{{"arguments": {_LISBON}, "name": "get_weather"}}\n</tool_call>',
@@ -103,6 +109,11 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
     "hermes": {**_TEXT, **_HERMES},
     "qwen3 with hermes": {
         **_thinking({**_TEXT, **_HERMES}),
+        "vLLM's": Output(  # reasoning/test_qwen3_reasoning_parser.py
+            "<think>This is a reasoning\nsection</think>This is the rest\nThat",
+            text="This is the rest\nThat",
+            thought="This is a reasoning\nsection",
+        ),
         "no thought": Output(f"<think>\n\n</think>\n\n{_SAID}", f"\n\n{_SAID}", "\n\n"),
         "a thought that does not end": Output(f"<think>{_THOUGHT}", thought=_THOUGHT),
     },
@@ -110,6 +121,16 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
         **_TEXT,
         "one call": Output(
             f'{{"name": "get_weather", "parameters": {_LISBON}}}', calls=[("get_weather", _LISBON)]
+        ),
+        "vLLM's": Output(  # tool_parsers/test_llama3_json_tool_parser.py
+            '{"name": "searchTool", "parameters": {"query": "test1"}}; '
+            '{"name": "getOpenIncidentsTool", "parameters": {}}; '
+            '{"name": "searchTool", "parameters": {"query": "test2"}}',
+            calls=[
+                ("searchTool", '{"query": "test1"}'),
+                ("getOpenIncidentsTool", "{}"),
+                ("searchTool", '{"query": "test2"}'),
+            ],
         ),
         "marked": Output(
             f'<|python_tag|>{{"name": "get_weather", "parameters": {_NESTED}}}',
@@ -130,6 +151,14 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
         "one call": Output(
             f"[TOOL_CALLS]get_weather[ARGS]{_LISBON}", calls=[("get_weather", _LISBON)]
         ),
+        # parser/mistral/test_tool_calls.py
+        "vLLM's two": Output(
+            '[TOOL_CALLS]add{"a": 3.5, "b": 4}[TOOL_CALLS]multiply{"a": 3, "b": 6}',
+            calls=[("add", '{"a": 3.5, "b": 4}'), ("multiply", '{"a": 3, "b": 6}')],
+        ),
+        "vLLM's after text": Output(
+            'hi[TOOL_CALLS]add[ARGS]{"a": 1, "b": 2}', "hi", calls=[("add", '{"a": 1, "b": 2}')]
+        ),
         "without [ARGS]": Output(
             f"[TOOL_CALLS]get_weather{_NESTED}", calls=[("get_weather", _NESTED)]
         ),
@@ -141,6 +170,24 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
     },
     "mistral before 2025": {
         **_TEXT,
+        # parser/mistral/test_tool_calls.py
+        "vLLM's two": Output(
+            '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 3.5, "b": 4}}, '
+            '{"name": "get_current_weather", "arguments":'
+            '{"city": "San Francisco", "state": "CA", "unit": "celsius"}}]',
+            calls=[
+                ("add", '{"a": 3.5, "b": 4}'),
+                (
+                    "get_current_weather",
+                    '{"city": "San Francisco", "state": "CA", "unit": "celsius"}',
+                ),
+            ],
+        ),
+        "vLLM's after text": Output(
+            'Hello[TOOL_CALLS] [{"name": "add", "arguments":{"a": 1, "b": 2}}]',
+            text="Hello",
+            calls=[("add", '{"a": 1, "b": 2}')],
+        ),
         "one call": Output(
             f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {_LISBON}}}]',
             calls=[("get_weather", _LISBON)],
@@ -162,6 +209,11 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
     },
     "deepseek_r1": {
         **_thinking(_TEXT),
+        "vLLM's": Output(  # reasoning/test_deepseekr1_reasoning_parser.py
+            "<think>This\nThat</think>This is the rest\nThat",
+            text="This is the rest\nThat",
+            thought="This\nThat",
+        ),
         "no word before the end": Output(f"</think>\n{_SAID}", f"\n{_SAID}"),
         "a thought that does not end": Output(f"<think>{_THOUGHT}", thought=_THOUGHT),
     },
@@ -177,6 +229,12 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
     },
     "harmony": {
         "text": Output(f"<|channel|>final<|message|>{_SAID}", _SAID),
+        "vLLM's": Output(  # parser/test_harmony.py
+            "<|channel|>analysis<|message|>Think<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>Answer",
+            text="Answer",
+            thought="Think",
+        ),
         "a thought, text": Output(
             f"{_ANALYSIS}{_THOUGHT}{_ASSISTANT}<|channel|>final<|message|>{_SAID}",
             text=_SAID,
