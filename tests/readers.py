@@ -315,7 +315,7 @@ def gathered(deltas: Iterable[pb.ChatStreamResponse]) -> Read:
         reasoning += delta.reasoning
         for part in delta.tool_calls:
             assert bool(part.id) == bool(part.name) == (part.index not in calls)
-            assert part.index == len(calls) - (part.index in calls)
+            assert part.index in calls or part.index == len(calls)
             call = calls.setdefault(part.index, [part.name, ""])
             call[1] += part.arguments
     return Read(text, reasoning, [(name, arguments) for name, arguments in calls.values()])
