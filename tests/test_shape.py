@@ -177,7 +177,7 @@ FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.DeadlineUnreachable(1, 2), talkwire.Timeout),
     (errors.ModelLoading(), talkwire.Unavailable),
     (errors.ShuttingDown(), talkwire.Unavailable),
-    (errors.SlowReader(30), talkwire.ServerError),
+    (errors.SlowReader(30), talkwire.Error),
     (errors.EngineDead(), talkwire.Unavailable),
     (errors.EngineFailure(), talkwire.ServerError),
 ]

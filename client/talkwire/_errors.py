@@ -172,6 +172,7 @@ _BY_REASON: Mapping[str, type[Error]] = {
     "MEDIA_NOT_FOUND": MediaNotFound,
     "REQUEST_ID_IN_USE": RequestIdInUse,
     "ADAPTER_EXISTS": Error,
+    "SLOW_READER": Error,
 }
 _BY_CODE: Mapping[grpc.StatusCode, type[Error]] = {
     Code.INVALID_ARGUMENT: InvalidRequest,
