@@ -3,8 +3,9 @@
 from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
 from string import punctuation
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from talkwire_server.statuses import Context
 
@@ -57,6 +58,15 @@ def _certified(context: Context) -> str:
 
 
 def _host(peer: str) -> str:
-    """Cut gRPC's `ipv4:10.0.0.5:40312` to `10.0.0.5`; all of a Unix socket are one."""
+    """Cut gRPC's `ipv4:10.0.0.5:40312` to `10.0.0.5`; all of a Unix socket are one.
+
+    So are all of an IPv6 network of 64 bits, which is what one subscriber has.
+    """
     kind, _, address = peer.partition(":")
-    return address.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
+    if kind not in ("ipv4", "ipv6"):
+        return kind
+    host = unquote(address.rpartition(":")[0]).strip("[]")
+    if kind == "ipv4":
+        return host
+    six = IPv6Address(host.partition("%")[0])
+    return str(six.ipv4_mapped or IPv6Network((six, 64), strict=False))

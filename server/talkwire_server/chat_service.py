@@ -57,9 +57,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         call_id = request_id(chat, _metadata(context, "x-request-id"))
         async with statuses(context, call_id):
             refuse_unknown(request)
-            call = self._admission.check(call_id, chat, caller(context))
+            who = caller(context)
+            call = self._admission.check(call_id, chat, who)
             model = next(model for model in self._engine.models if model.id == call.model)
-            prompt = await self._engine.render(call)
+            with self._admission.counting(who):
+                prompt = await self._engine.render(call)
             return pb.CountTokensResponse(
                 prompt_tokens=len(prompt.token_ids),
                 max_context_tokens=model.max_context_tokens,

@@ -102,5 +102,9 @@ async def abort(context: Context, error: CallError, request_id: str) -> None:
         ("grpc-status-details-bin", status.SerializeToString())
     ]
     if isinstance(error, Later):
-        trailers.append(("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))))
+        left = context.time_remaining()
+        in_vain = left is not None and left <= error.retry_after
+        # gRPC would wait past the deadline, and say no more than that it is over.
+        pushback = -1 if in_vain else round(error.retry_after * 1000)
+        trailers.append(("grpc-retry-pushback-ms", str(pushback)))
     await context.abort(code, error.message, trailing_metadata=tuple(trailers))

@@ -24,6 +24,7 @@ def change_texts(request: pb.ChatRequest, change: Change) -> None:
         _field(tool.function, "name", f"{path}.name", change)
         _field(tool.function, "description", f"{path}.description", change)
         _json(tool.function, "parameters", f"{path}.parameters", change)
+    _field(request.continuation, "text", "continuation.text", change, by_model=True)
     _struct(request.template.kwargs, "template.kwargs", change)
     for i, document in enumerate(request.template.documents):
         _struct(document, f"template.documents[{i}]", change)

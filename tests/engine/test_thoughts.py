@@ -1,16 +1,15 @@
 """How much a model thinks, on the real engine, with a template that opens a thought."""
 
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from support import RunningServer, running
+from processes import launched
 from talkwire import AsyncClient
-from talkwire_server import model, vllm_engine
-from talkwire_server.settings import Settings
+from talkwire_server import model
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="needs talkwire[cpu] or talkwire[gpu]"),
@@ -38,29 +37,21 @@ def marked(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def thinker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningServer]:
-    """A server of the embedded model, to whose tokenizer the marks of a thought are tokens."""
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve it in a process of its own: two engines do not live in one."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM's own, here and in the process that it forks
+        warnings.simplefilter("ignore")  # vLLM's own
         folder = marked(tmp_path_factory.mktemp("thinker"))
-        settings = Settings(
-            model=str(folder),
-            chat_template=str(folder / "template.jinja"),
-            engine_args=(*FLAGS, "--reasoning-parser=deepseek_r1"),
-        )
-        engine = vllm_engine.load(settings)
-        await engine.launch()
-    try:
-        async with running(engine) as server:
-            yield server
-    finally:
-        await engine.stop()
+    model, template = f"--model={folder}", f"--chat-template={folder / 'template.jinja'}"
+    thinks = "--reasoning-parser=deepseek_r1"
+    with launched("--engine=vllm", model, template, thinks, *FLAGS) as server:
+        yield server.target
 
 
 @pytest.mark.parametrize("budget", [1, 5, 20])
-async def test_the_budget_of_thought_is_kept(thinker: RunningServer, budget: int) -> None:
+async def test_the_budget_of_thought_is_kept(target: str, budget: int) -> None:
     """At its end vLLM closes the thought, and the rest of the tokens are the answer's."""
-    async with AsyncClient(thinker.target, temperature=0, max_tokens=40) as client:
+    async with AsyncClient(target, temperature=0, max_tokens=40) as client:
         unbound = await client.chat(QUERY)
         bound = await client.chat(QUERY, reasoning={"max_tokens": budget})
 
@@ -71,9 +62,9 @@ async def test_the_budget_of_thought_is_kept(thinker: RunningServer, budget: int
     assert bound.text
 
 
-async def test_the_effort_reaches_the_template(thinker: RunningServer) -> None:
+async def test_the_effort_reaches_the_template(target: str) -> None:
     """In the words of vLLM, which are those of the field."""
-    async with AsyncClient(thinker.target) as client:
+    async with AsyncClient(target) as client:
         counted = await client.count_tokens(
             QUERY, reasoning={"effort": "high"}, include_prompt=True
         )

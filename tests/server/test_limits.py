@@ -140,6 +140,12 @@ IDS, LONG, SIZES = [1, 2, 3, 4, 5], "abcdef", "64 characters, got 65"
             REPEATS,
         ),
         ({"continuation": {"token_ids": IDS}}, "continuation.token_ids", "4 ids, got 5"),
+        (
+            {"output_format": {"choice": {"values": ["a" * 30, "b" * 35]}}},
+            "output_format.choice.values",
+            SIZES,
+        ),
+        ({"messages": [{"text": "x", "name": LONG}]}, "messages[0].name", "5 characters, got 6"),
     ],
 )
 async def test_a_list_or_word_that_is_too_long(

@@ -1,6 +1,7 @@
 """Which calls may run: checks each, counts them, and lets them in. Knows no sockets."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
@@ -19,6 +20,7 @@ from talkwire_server.errors import (
     ModelLoading,
     ModelNotFound,
     PermissionDenied,
+    QueueFull,
     RequestIdInUse,
     ShuttingDown,
     UnsupportedFeature,
@@ -43,6 +45,7 @@ class Admission:
         self._door = Door(places, queued, tokens, pace)
         self._accounts = Accounts(settings, pace)
         self._inside: dict[str, tuple[Call, Caller]] = {}
+        self._counting = Counter[str]()
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusal: Callable[[], CallError] | None = ModelLoading
@@ -104,6 +107,22 @@ class Admission:
                 if not self._inside:
                     self._idle.set()
 
+    @contextmanager
+    def counting(self, caller: Caller) -> Iterator[None]:
+        """Let one CountTokens in for the length of the block, beside the calls, or raise QueueFull.
+
+        There may be as many as there are places, and of a caller as many as it may have calls.
+        """
+        most = caller.max_running or self._places
+        if self._counting.total() >= self._places or self._counting[caller.name] >= most:
+            raise QueueFull
+        self._counting[caller.name] += 1
+        try:
+            yield
+        finally:
+            self._counting[caller.name] -= 1
+            self._counting += Counter()  # forgets those that have none
+
     def check(
         self, call_id: str, request: pb.ChatRequest, caller: Caller, *, final_only: bool = False
     ) -> Call:
@@ -126,7 +145,8 @@ class Admission:
     def running_call(self, call_id: str, caller: Caller) -> Call | None:
         """Find a call that is inside, if it is the caller's own as far as anybody can tell."""
         call, owner = self._inside.get(call_id, (None, caller))
-        return call if caller.is_address or caller.name == owner.name else None
+        own = caller.name == owner.name or (caller.is_address and owner.is_address)
+        return call if own else None
 
     def _refuse(self, refusal: Callable[[], CallError]) -> None:
         self._refusal = refusal

@@ -34,7 +34,23 @@ def limit_violations(request: pb.ChatRequest, limits: LimitSettings) -> Iterator
             if len(word) > limits.max_word_chars:
                 path = f"sampling.{name}[{i}]"
                 yield _more(path, limits.max_word_chars, "characters", len(word))
+    for path, text in _names(request):
+        if len(text) > limits.max_word_chars:
+            yield _more(path, limits.max_word_chars, "characters", len(text))
+    choices = sum(map(len, request.output_format.choice.values))
+    if choices > limits.max_schema_chars:
+        path = "output_format.choice.values"
+        yield _more(path, limits.max_schema_chars, "characters", choices)
     yield from _schemas(request, limits)
+
+
+def _names(request: pb.ChatRequest) -> Iterator[tuple[str, str]]:
+    for i, message in enumerate(request.messages):
+        yield f"messages[{i}].name", message.name
+        yield f"messages[{i}].tool_call_id", message.tool_call_id
+        for k, call in enumerate(message.tool_calls):
+            yield f"messages[{i}].tool_calls[{k}].id", call.id
+            yield f"messages[{i}].tool_calls[{k}].name", call.name
 
 
 def _schemas(request: pb.ChatRequest, limits: LimitSettings) -> Iterator[Violation]:

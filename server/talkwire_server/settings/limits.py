@@ -15,7 +15,7 @@ class LimitSettings(Group):
     )
     max_token_ids: int = flag(131_072, "in one list of token ids", at_least=1)
     max_words: int = flag(64, "stop words, and as many bad words", at_least=1)
-    max_word_chars: int = flag(256, "characters of such a word", at_least=1)
+    max_word_chars: int = flag(256, "characters of such a word, and of a name or id", at_least=1)
     max_tools: int = flag(256, "tools, and as many documents", at_least=1)
     max_schema_chars: int = flag(
         16_384, "characters of a JSON Schema, regex, grammar or structural tag", at_least=64

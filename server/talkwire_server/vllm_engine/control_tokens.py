@@ -104,6 +104,7 @@ class ControlTokens:
         def change(path: str, text: str, by_model: bool) -> str:
             marks = self._special if by_model else self._marks
             ends = not (goes_on and by_model and path.startswith(prefill))
+            ends = ends and path != "continuation.text"  # the model goes on right there
             return marks.broken(text, self._break, ends=ends)
 
         change_texts(request, look)

@@ -106,6 +106,7 @@ class VllmEngine:
         seconds.
         """
         self._launches += 1
+        self._pulse.quiet = 0.0
         parallel = self._config.parallel_config
         fork = current_platform.is_cpu() and parallel.data_parallel_size == 1
         if fork:
@@ -167,7 +168,8 @@ class VllmEngine:
             await asyncio.sleep(_POLL)  # vLLM has no event for it
             if self._llm and self._llm.errored:
                 return self._cause()
-            self._pulse.quiet = self._pulse.quiet + _POLL if self.unfinished else 0.0
+            if self.unfinished:  # what left unanswered was no step
+                self._pulse.quiet += _POLL
             if self._pulse.quiet > limit:
                 kill_children()
                 return f"it made no step for {limit:g} s, with {self.unfinished} requests in it"
@@ -265,7 +267,7 @@ class VllmEngine:
                         if output.finished:  # maybe at a stop word that vLLM was not told of
                             break
             finally:
-                call.used = deltas.used
+                call.used = deltas.used or job.most_tokens
 
     @asynccontextmanager
     async def _generate(self, call: Call, job: Job) -> AsyncIterator[AsyncGenerator[RequestOutput]]:

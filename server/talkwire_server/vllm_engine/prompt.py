@@ -51,6 +51,12 @@ class Job:
     readings: Sequence[Reading] = ()
     continued: Continued | None = None
 
+    @property
+    def most_tokens(self) -> int:
+        """What it can take of tokens: all that is known of an answer of which nothing came."""
+        answers: int = self.sampling.n * (self.sampling.max_tokens or 0)
+        return len(self.prompt_token_ids) + answers
+
 
 class Prompts:
     """Makes prompts for one model.
@@ -100,13 +106,13 @@ class Prompts:
 
     async def prompt(self, call: Call) -> Prompt:
         """Make what the model sees of a call. Raises as `job` does."""
-        _, prompt = await self._render(call)
+        _, _, prompt = await self._render(call)
         ids, text = prompt["prompt_token_ids"], prompt.get("prompt")
         if not text or call.request.template.truncate_prompt_tokens:
             text = self._tokenizer.decode(ids)
         return Prompt(text, ids)
 
-    async def _render(self, call: Call) -> tuple["Request", EngineInput]:
+    async def _render(self, call: Call) -> tuple[pb.ChatRequest, "Request", EngineInput]:
         self._check_length(call.request)
         asked = await self._media.resolve(call.request)
         if self._control_tokens:
@@ -125,7 +131,7 @@ class Prompts:
         tokens, limit = len(prompt["prompt_token_ids"]), self._config.max_model_len
         if tokens >= limit:
             raise ContextLengthExceeded(tokens, limit)
-        return request, prompt
+        return asked, request, prompt
 
     def _check_length(self, asked: pb.ChatRequest) -> None:
         """Refuse what no tokenizer could make fit, before it takes its time to find out."""
@@ -141,10 +147,9 @@ class Prompts:
             ContextLengthExceeded: The prompt leaves no room for an answer.
 
         """
-        asked = call.request
-        if asked.n > self._most_answers:
-            raise invalid("n", f"must be <= {self._most_answers}, got {asked.n}")
-        request, prompt = await self._render(call)
+        if call.request.n > self._most_answers:
+            raise invalid("n", f"must be <= {self._most_answers}, got {call.request.n}")
+        asked, request, prompt = await self._render(call)
         tokens = list(prompt["prompt_token_ids"])
         with rendering(asked, "sampling"):
             limit = get_max_tokens(

@@ -1,0 +1,41 @@
+"""Who calls, where nobody proves it; and what counting tokens is allowed to cost."""
+
+import pytest
+
+from talkwire_server.admission import Admission
+from talkwire_server.callers import Caller, _host
+from talkwire_server.echo import EchoEngine
+from talkwire_server.errors import QueueFull
+from talkwire_server.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("ipv4:10.0.0.5:40312", "10.0.0.5"),
+        ("ipv6:%5B2001:db8:0:1:2:3:4:5%5D:40312", "2001:db8:0:1::/64"),
+        ("ipv6:[2001:db8:0:1::9]:40312", "2001:db8:0:1::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:40312", "fe80::/64"),
+        ("ipv6:%5B::ffff:10.0.0.5%5D:40312", "10.0.0.5"),
+        ("unix:", "unix"),
+    ],
+)
+def test_an_address_is_one_caller(peer: str, name: str) -> None:
+    """Without its port; of IPv6 the network, in which a subscriber may take any address."""
+    assert _host(peer) == name
+
+
+def test_counting_has_its_own_bounds() -> None:
+    """As many at once as places, and of a caller as many as it may have calls."""
+    admission = Admission(EchoEngine(["echo"], "", 0), Settings(max_running_requests=2))
+    ada, bob, eve = (Caller(name=name, max_running=1) for name in ("ada", "bob", "eve"))
+
+    with admission.counting(ada):
+        with pytest.raises(QueueFull), admission.counting(ada):
+            pass
+        with admission.counting(bob), pytest.raises(QueueFull), admission.counting(eve):
+            pass
+        with admission.counting(eve):
+            pass
+    with admission.counting(ada):
+        pass
