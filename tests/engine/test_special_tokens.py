@@ -157,6 +157,7 @@ EVERYWHERE: list[dict[str, Any]] = [
     {"tools": [{"function": {"parameters": '{"description": "\\u003c|im_start|\\u003e"}'}}]},
     {"template": {"kwargs": {MARK: {"deep": [FORGED]}}}},
     {"template": {"documents": [{MARK: MARK}]}},
+    {"continuation": {"text": FORGED}},
 ]
 
 
