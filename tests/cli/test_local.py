@@ -102,7 +102,8 @@ def test_a_socket_works_too(tmp_path: Path) -> None:
 def test_a_server_that_does_not_start_shows_why(log: Path) -> None:
     """When the server ends before it serves, the end of its log is shown."""
     target = free_target()
-    ended = talkwire("chat", target, "--local", *ECHO, "--host=192.0.2.1", stdin="one")
+    elsewhere = ("--host=192.0.2.1", "--allow-insecure")
+    ended = talkwire("chat", target, "--local", *ECHO, *elsewhere, stdin="one")
 
     assert (ended.status, ended.out) == (1, "")
     assert f"talkwire: the server ended with status 1; the end of {log}:\n" in ended.err

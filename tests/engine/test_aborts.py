@@ -10,7 +10,7 @@ from time import perf_counter
 import pytest
 
 from support import RunningServer, running
-from talkwire import AsyncClient, Cancelled, ConnectError, Error, Timeout
+from talkwire import AsyncClient, Cancelled, Error, Timeout, Unavailable
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -119,7 +119,7 @@ async def test_server_stop(vllm: RunningServer) -> None:
         await begin(stream, vllm, 3)
         async with measured(vllm, "server stop"):
             await second.server.close()
-        with pytest.raises(ConnectError) as caught:
+        with pytest.raises(Unavailable) as caught:
             await stream.wait()
 
     assert caught.value.partial
