@@ -75,7 +75,7 @@ class Call:
         )
 
     async def unbegun(self) -> AsyncGenerator[Delta]:
-        """Answer, without an engine, a call that was ended while it waited: there is nothing."""
+        """Answer a call that was ended before anything was generated: there is nothing."""
         answers = range(self.request.n or 1)
         deltas = [pb.ChatStreamResponse(index=i, finish_reason=self.ending) for i in answers]
         deltas[0].MergeFrom(self.first_delta())

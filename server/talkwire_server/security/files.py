@@ -1,5 +1,6 @@
 """Files that are read again when they change. Knows not what is in them."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,12 @@ class Watched(Generic[T]):
         """Tell of each change once; `read_again` is then due. Costs a `stat` a file."""
         before, self._seen = self._seen, [*map(_state, self._paths)]
         return self._seen != before
+
+    async def latest(self) -> T:
+        """Return the value, read again off the event loop if there was a change."""
+        if self.changed():
+            await asyncio.to_thread(self.read_again)
+        return self.value
 
     def read_again(self) -> None:
         """Make the value anew, or keep it."""

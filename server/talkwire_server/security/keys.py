@@ -46,9 +46,7 @@ class KeyFile:
 
     async def find(self, kid: str | None) -> PyJWK | None:
         """Find a key."""
-        if self._file.changed():
-            await asyncio.to_thread(self._file.read_again)
-        return _choose(self._file.value, kid)
+        return _choose(await self._file.latest(), kid)
 
 
 class KeyUrl:

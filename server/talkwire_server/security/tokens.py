@@ -8,7 +8,6 @@ Plain SHA-256 keeps them: a token is 256 random bits, which nobody finds by gues
 nothing that a salt or a slow hash would make harder.
 """
 
-import asyncio
 import re
 import secrets
 from collections.abc import Sequence
@@ -41,11 +40,10 @@ class Tokens:
 
     async def find(self, token: str) -> Caller | None:
         """Tell whose token this is."""
-        if self._file.changed():
-            await asyncio.to_thread(self._file.read_again)
+        tokens = await self._file.latest()
         digest = sha256(token.encode()).digest()
         # All are compared, so that the time it takes tells nothing.
-        found = [caller for known, caller in self._file.value if compare_digest(known, digest)]
+        found = [caller for known, caller in tokens if compare_digest(known, digest)]
         return found[0] if found else None
 
 

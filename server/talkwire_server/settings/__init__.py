@@ -23,18 +23,6 @@ class LogSettings(Group):
     log_texts: bool = flag(False, "log the texts of exceptions, too, which may quote requests")
 
 
-GROUPS: tuple[type[Group], ...] = (
-    ModelSettings,
-    MediaSettings,
-    AdmissionSettings,
-    LimitSettings,
-    LifetimeSettings,
-    ListenSettings,
-    SecuritySettings,
-    LogSettings,
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings(
     ModelSettings,
@@ -67,3 +55,7 @@ class Settings(
         missing = [] if self.is_local else [*self.missing()]
         could = f"on --host {self.host} other machines could {' and '.join(missing)}"
         return could if missing else ""
+
+
+GROUPS: tuple[type[Group], ...] = Settings.__bases__
+"""In the order in which the help shows them."""

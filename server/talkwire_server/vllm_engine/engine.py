@@ -35,7 +35,7 @@ from talkwire_server.vllm_engine.parsers import tool_parser
 from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
 from talkwire_server.vllm_engine.pulse import Pulse
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
-from talkwire_server.vllm_engine.unbegun import nothing, unless_ended
+from talkwire_server.vllm_engine.unbegun import unless_ended
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
@@ -59,13 +59,14 @@ class VllmEngine:
         self._building: Future[AsyncLLM] = Future()
         self._llm: AsyncLLM | None = None
         self._media = MediaStore(settings)
+        self._tool_parser = tool_parser(settings, config)
         self._bases: Sequence[pb.Model] = [
             pb.Model(
                 id=name,
                 input_modalities=input_modalities(config),
                 default_sampling=default_sampling(config.model_config),
                 default_system=settings.default_system,
-                tools=bool(tool_parser(settings, config)),
+                tools=bool(self._tool_parser),
                 reasoning=bool(config.structured_outputs_config.reasoning_parser),
             )
             for name in names
@@ -199,11 +200,11 @@ class VllmEngine:
         return list(islice(chain(beyond(request, SUPPORTED), self._lacking(request)), MOST_FOUND))
 
     def _lacking(self, request: pb.ChatRequest) -> Iterator[str]:
-        model, parser = self._bases[0], tool_parser(self._settings, self._config)
+        model = self._bases[0]
         if request.priority and self._config.scheduler_config.policy != "priority":
             yield "priority (the server has no --scheduling-policy priority)"
         if may_call(request) and not forces_call(request):
-            if not parser:
+            if not self._tool_parser:
                 yield "tools with tool_choice AUTO (the server has no --tool-call-parser)"
             for i, tool in enumerate(request.tools):
                 if tool.function.strict and not self._prompts.constrains_calls:
@@ -212,7 +213,7 @@ class VllmEngine:
             yield "reasoning (the server has no --reasoning-parser)"
         elif request.reasoning.HasField("max_tokens") and not self._bounds_thoughts:
             yield "reasoning.max_tokens (the reasoning parser names no marks of a thought)"
-        if request.continuation.text and (parser or model.reasoning):
+        if request.continuation.text and (self._tool_parser or model.reasoning):
             yield "continuation.text (this model's answers are parsed: give token_ids)"
         for name in request.engine_options.fields:
             if name not in self._settings.engine_options:
@@ -250,7 +251,7 @@ class VllmEngine:
         ):
             job = await unless_ended(call, self._prompts.job(call))
             if job is None:
-                for delta in nothing(call):
+                async for delta in call.unbegun():
                     yield delta
                 return
             if adapter:

@@ -1,10 +1,10 @@
 """An answer that ends while its prompt is being made: its media were long in coming."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from talkwire_server.engine import Call, Delta
+from talkwire_server.engine import Call
 
 T = TypeVar("T")
 
@@ -19,18 +19,6 @@ async def unless_ended(call: Call, making: Coroutine[Any, Any, T]) -> T | None:
         if call.ending and task.cancelled() and not _is_cancelled():
             return None
         raise
-
-
-def nothing(call: Call) -> Iterator[Delta]:
-    """Make the deltas of answers that end before they begin. Of the prompt no length is known."""
-    count = call.request.n or 1
-    for index in range(count):
-        delta = Delta() if index else call.first_delta()
-        delta.index, delta.finish_reason = index, call.ending
-        if index == count - 1:
-            delta.usage.SetInParent()
-            delta.timing.CopyFrom(call.timing(queue=0, first_token=0))
-        yield delta
 
 
 def _is_cancelled() -> bool:
