@@ -14,6 +14,8 @@ from talkwire_server import vllm_engine
 from talkwire_server.echo import EchoEngine
 from talkwire_server.settings import Settings
 
+pytest_plugins = ["fault_table"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the real engine's tests go first: it must fork before this process has a gRPC server."""

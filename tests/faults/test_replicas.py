@@ -1,10 +1,10 @@
-"""Answers of vLLM that lose their replica go on at another, to the byte. Figures: pytest -s."""
+"""Answers of vLLM that lose their replica go on at another, to the byte."""
 
 import asyncio
-import sys
 
 import pytest
 
+from fault_table import Table
 from support import RunningServer, running
 from talkwire import AsyncClient, AsyncStream
 
@@ -17,7 +17,7 @@ QUERIES = [
 ]
 
 
-async def test_answers_of_vllm_go_on_elsewhere(vllm: RunningServer) -> None:
+async def test_answers_of_vllm_go_on_elsewhere(vllm: RunningServer, table: Table) -> None:
     """Eight greedy streams in float32, cut when all have begun: none is lost, none differs.
 
     The replicas are two servers before one engine; the one that leaves does so at once.
@@ -47,6 +47,6 @@ async def test_answers_of_vllm_go_on_elsewhere(vllm: RunningServer) -> None:
 
     answers = [task.result() for task in asking]
     same = sum(text == one.text for (text, _), one in zip(answers, whole, strict=True))
-    sys.stdout.write(f"{same} of {len(QUERIES)} answers are complete and equal\n")
+    table.add("replica leaves", "streams of vLLM, resumed", len(QUERIES), len(QUERIES) - same)
     assert [text for text, _ in answers] == [one.text for one in whole]
     assert {resumed for _, resumed in answers} == {1}

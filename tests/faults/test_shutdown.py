@@ -1,9 +1,8 @@
-"""Two replicas behind a client, one of which is asked to stop. What was lost is printed."""
+"""Two replicas behind a client, one of which is asked to stop."""
 
 import asyncio
 import json
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from fault_table import Table
 from processes import launched
 from talkwire import Answer, AsyncClient, Unavailable
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -47,7 +47,7 @@ async def outcome(stub: ChatServiceStub, query: str) -> str:
     return "whole" if "".join(said) == query else "short"
 
 
-async def test_a_replica_leaves_without_a_loss() -> None:
+async def test_a_replica_leaves_without_a_loss(table: Table) -> None:
     """SIGTERM amid 100 streams cuts none, and not one new call fails, though none is retried."""
     with (
         launched("--echo-delay=0.02", "--lame-duck=3", "--grace=110") as leaving,
@@ -66,8 +66,9 @@ async def test_a_replica_leaves_without_a_loss() -> None:
             old = Counter(await asyncio.gather(*running))
         status, log = ended.result()
 
-    sys.stdout.write(f"{line.partition('INFO ')[2]}its streams and the other's: {dict(old)}\n")
-    sys.stdout.write(f"new calls from the signal to its end: {dict(new)}\n")
+    said = line.partition("INFO ")[2].strip()
+    table.add("SIGTERM", "streams of two replicas", STREAMS, STREAMS - old["whole"], said)
+    table.add("SIGTERM", "new calls, none retried", new.total(), new.total() - new["whole"])
     assert old == {"whole": STREAMS}
     assert new.keys() == {"whole"}
     assert status == 0, log
@@ -83,7 +84,7 @@ async def cut(client: AsyncClient) -> Answer:
     return error.value.partial
 
 
-async def test_what_outlasts_the_grace_goes_on_elsewhere() -> None:
+async def test_what_outlasts_the_grace_goes_on_elsewhere(table: Table) -> None:
     """Streams that are cut are told why, and with what they have go on at the other replica."""
     with launched("--echo-delay=0.5", "--grace=1") as leaving, launched() as other:
         async with (
@@ -100,8 +101,9 @@ async def test_what_outlasts_the_grace_goes_on_elsewhere() -> None:
         status, log = await asyncio.to_thread(leaving.ends)
 
     lengths = [len(part.text.split()) for part in partial]
-    sys.stdout.write(f"grace 1 s: {STREAMS} streams cut {seconds:.2f} s after the signal, ")
-    sys.stdout.write(f"{min(lengths)} to {max(lengths)} of {WORDS} words long\n")
+    seen = f"cut after {seconds:.2f} s, {min(lengths)} to {max(lengths)} of {WORDS} words long"
+    lost = sum(answer.text != TEXT for answer in whole)
+    table.add("SIGTERM", "streams cut at a grace of 1 s, gone on with", STREAMS, lost, seen)
     assert {answer.text for answer in whole} == {TEXT}
     assert f"{STREAMS} calls did not finish within the grace" in log
     assert status == 1
