@@ -4,6 +4,7 @@ Imports vLLM; so import it only where a test runs.
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -37,7 +38,9 @@ async def openai_server(
     args.structured_outputs_config = copy(args.structured_outputs_config)
     args.structured_outputs_config.reasoning_parser = reasoning_parser
     tasks = await llm.get_supported_tasks()
+    level = logging.root.level
     app = build_app(args, tasks, llm.model_config)
+    logging.root.setLevel(level)  # a package that vLLM's app imports takes warnings from everybody
     await init_app_state(llm, app.state, args, tasks)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app.state.server = server = _Server(uvicorn.Config(app, log_config=None))
