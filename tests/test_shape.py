@@ -76,9 +76,9 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 @pytest.mark.parametrize("kind", ["Client", "Stream", "Conversation"])
 def test_twins_have_the_same_methods(kind: str) -> None:
     """What one client can do, the other can, with the same arguments, defaults and results."""
-    one, other = ("_stream.py", "_stream.py") if kind == "Stream" else ("_sync.py", "_async.py")
-    plain = methods(one, kind)
-    twin = methods(other, f"Async{kind}")
+    file = "" if kind == "Client" else f"_{kind.lower()}"
+    plain = methods(f"{file}_sync.py", kind)
+    twin = methods(f"{file}_async.py", f"Async{kind}")
 
     assert plain
     assert twin == plain

@@ -10,7 +10,9 @@ This package needs grpcio and protobuf, and knows no vLLM.
 
 from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk, FinishReason, IncompleteOutput, Timing
-from talkwire._async import AsyncClient, AsyncConversation
+from talkwire._async import AsyncClient
+from talkwire._conversation_async import AsyncConversation
+from talkwire._conversation_sync import Conversation
 from talkwire._errors import (
     Cancelled,
     ConnectError,
@@ -42,8 +44,9 @@ from talkwire._request import (
     ReasoningOptions,
     SamplingOptions,
 )
-from talkwire._stream import AsyncStream, Stream
-from talkwire._sync import Client, Conversation
+from talkwire._stream_async import AsyncStream
+from talkwire._stream_sync import Stream
+from talkwire._sync import Client
 from talkwire._tools import ToolLike
 
 __all__ = [

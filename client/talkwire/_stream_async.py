@@ -1,0 +1,131 @@
+"""An answer that is read piece by piece, with asyncio; `_stream_sync.py` is its twin."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from talkwire._answer import Answer, Chunk
+from talkwire._errors import (
+    OUTSIDE_WITH,
+    Error,
+    RequestIdInUse,
+    from_cancel,
+    from_rpc,
+    task_is_cancelled,
+)
+from talkwire._options import Incoming
+from talkwire._output import Reader
+from talkwire._resume import Course
+from talkwire._stream import StreamBase
+from talkwire_proto.v1 import chat_pb2 as pb
+
+if TYPE_CHECKING:
+    from talkwire._async import AsyncClient
+
+
+class AsyncStream(StreamBase, AsyncIterator[Chunk]):
+    """An answer as it is generated.
+
+    The call starts where the `async with` block is entered, which raises `Error` if it is refused.
+    Wherever and however the block is left before the end, the call is cancelled on the server.
+
+        async with client.stream("Tell me a story.") as stream:
+            async for chunk in stream:
+                print(chunk, end="", flush=True)
+    """
+
+    def __init__(
+        self, client: "AsyncClient", course: Course, reader: Reader, within: Incoming | None
+    ) -> None:
+        super().__init__(course, reader, within)
+        self._client = client
+
+    async def wait(self) -> Answer:
+        """Read to the end; return the whole answer."""
+        async for _ in self:
+            pass
+        return self.answer
+
+    async def stop(self) -> Answer:
+        """Have the server end the answer where it is; return it, "aborted", with its usage.
+
+        For whoever reads the stream; others `await client.abort(stream.id)`.
+        """
+        self._course.resume = False
+        if self.id:
+            await self._client.abort(self.id)
+        return await self.wait()
+
+    async def __aenter__(self) -> Self:
+        self._bind()
+        await self._start()
+        try:
+            if not self._admitted(await self._call.initial_metadata()):
+                self._keep(await anext(self, None))
+        except BaseException:
+            self.cancel()  # no block is entered that would do it
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._call is None:
+            raise RuntimeError(OUTSIDE_WITH.format("async with"))
+        if chunk := self._ahead:
+            self._ahead = None
+            return chunk
+        try:
+            delta = await self._call.read()
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            delta = await self._go_on(self._failed(error))
+        if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
+            raise StopAsyncIteration
+        self._answer.add(delta)
+        return Chunk(delta)
+
+    async def _start(self) -> None:
+        call = await self._client._connect(self._course.arguments(), self.answer)
+        self._begin(self._client.stub.ChatStream(self._course.request, **call))
+
+    async def _go_on(self, error: Error) -> Any:
+        """Read on in another call. Raises the error where none may follow."""
+        if self._lost_nothing(error):
+            raise StopAsyncIteration
+        while True:
+            pause = self._course.follow(error, self.id, self.answer)
+            try:
+                if isinstance(error, RequestIdInUse):  # the call that broke off
+                    abort = pb.AbortRequest(id=self.id)
+                    await self._client.stub.Abort(abort, **self._course.arguments())
+                await asyncio.sleep(pause)
+                await self._start()
+                delta = await self._call.read()
+            except (grpc.RpcError, asyncio.CancelledError) as cause:
+                error = self._failed(cause)
+            except Error as none:  # no connection
+                error = none
+            else:
+                self.resumed += 1
+                return delta
+
+    def _failed(self, cause: BaseException) -> Error:
+        if isinstance(cause, grpc.RpcError):
+            error: Error = from_rpc(cause, self._client.target, self.answer)
+            error.__cause__ = cause
+            return error
+        if task_is_cancelled():
+            raise cause
+        return from_cancel(self._client.target, self.answer)

@@ -1,0 +1,118 @@
+"""An answer that is read piece by piece, blocking; `_stream_async.py` is its twin."""
+
+from collections.abc import Iterator
+from time import sleep
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from talkwire._answer import Answer, Chunk
+from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse
+from talkwire._options import Incoming
+from talkwire._output import Reader
+from talkwire._resume import Course
+from talkwire._stream import StreamBase
+from talkwire_proto.v1 import chat_pb2 as pb
+
+if TYPE_CHECKING:
+    from talkwire._sync import Client
+
+
+class Stream(StreamBase, Iterator[Chunk]):
+    """An answer as it is generated.
+
+    The call starts where the `with` block is entered, which raises `Error` if it is refused.
+    Wherever and however the block is left before the end, the call is cancelled on the server.
+
+        with client.stream("Tell me a story.") as stream:
+            for chunk in stream:
+                print(chunk, end="", flush=True)
+    """
+
+    def __init__(
+        self, client: "Client", course: Course, reader: Reader, within: Incoming | None
+    ) -> None:
+        super().__init__(course, reader, within)
+        self._client = client
+
+    def wait(self) -> Answer:
+        """Read to the end; return the whole answer."""
+        for _ in self:
+            pass
+        return self.answer
+
+    def stop(self) -> Answer:
+        """Have the server end the answer where it is; return it, "aborted", with its usage.
+
+        For whoever reads the stream; others call `client.abort(stream.id)`.
+        """
+        self._course.resume = False
+        if self.id:
+            self._client.abort(self.id)
+        return self.wait()
+
+    def __enter__(self) -> Self:
+        self._bind()
+        self._start()
+        try:
+            if not self._admitted(self._call.initial_metadata()):
+                self._keep(next(self, None))
+        except BaseException:
+            self.cancel()  # no block is entered that would do it
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        if self._call is None:
+            raise RuntimeError(OUTSIDE_WITH.format("with"))
+        if chunk := self._ahead:
+            self._ahead = None
+            return chunk
+        try:
+            delta = next(self._call)
+        except grpc.RpcError as error:
+            delta = self._go_on(self._failed(error))
+        self._answer.add(delta)
+        return Chunk(delta)
+
+    def _start(self) -> None:
+        call = self._client._connect(self._course.arguments(), self.answer)
+        self._begin(self._client.stub.ChatStream(self._course.request, **call))
+
+    def _go_on(self, error: Error) -> pb.ChatStreamResponse:
+        """Read on in another call. Raises the error where none may follow."""
+        if self._lost_nothing(error):
+            raise StopIteration
+        while True:
+            pause = self._course.follow(error, self.id, self.answer)
+            try:
+                if isinstance(error, RequestIdInUse):  # the call that broke off
+                    abort = pb.AbortRequest(id=self.id)
+                    self._client.stub.Abort(abort, **self._course.arguments())
+                sleep(pause)
+                self._start()
+                delta: pb.ChatStreamResponse = next(self._call)
+            except grpc.RpcError as cause:
+                error = self._failed(cause)
+            except Error as none:  # no connection
+                error = none
+            else:
+                self.resumed += 1
+                return delta
+
+    def _failed(self, cause: grpc.RpcError) -> Error:
+        error = self._client._error(cause, self.answer)
+        error.__cause__ = cause
+        return error
