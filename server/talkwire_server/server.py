@@ -159,6 +159,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Find half-open connections, and let clients ping as often as every ten seconds.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),  # else 60 s, where the kernel answers for a client
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
