@@ -5,7 +5,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +15,9 @@ from pathlib import Path
 from time import monotonic
 
 import grpc
-import pytest
 
+from fault_table import Table
+from network import HOST, INSIDE, network, part
 from processes import launched
 from talkwire import AsyncClient, RequestIdInUse, Timeout
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -62,7 +62,7 @@ def idle(target: str) -> socket.socket:
     return connection
 
 
-async def test_memory_is_bounded_whatever_clients_do() -> None:
+async def test_memory_is_bounded_whatever_clients_do(table: Table) -> None:
     """Idle connections and streams that nobody reads cost little, and the streams are cut."""
     with launched(*FLAGS) as server, ExitStack() as stack:
         target, pid = server.target, server.process.pid
@@ -83,49 +83,16 @@ async def test_memory_is_bounded_whatever_clients_do() -> None:
             status, log = await asyncio.to_thread(server.ends)
 
     before, connected, stalled = figures
-    sys.stdout.write(f"{CONNECTIONS} idle connections: {connected - before:.1f} MB; ")
-    sys.stdout.write(f"{STREAMS} stalled streams: {stalled - connected:.1f} MB\n")
-    assert log.count("its client reads nothing") == STREAMS
+    cut = log.count("its client reads nothing")
+    seen = f"{connected - before:.1f} MB and {stalled - connected:.1f} MB; target 200 MB"
+    done = f"{CONNECTIONS} that say nothing, {STREAMS} that read nothing"
+    table.add("silent clients", done, CONNECTIONS + STREAMS, STREAMS - cut, seen)
+    assert cut == STREAMS
     assert status == 0
     assert stalled - before < 200
 
 
 # Half-open
-
-HOST, PEER = "10.213.57.1", "10.213.57.2"
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
-@contextmanager
-def network() -> Iterator[str]:
-    """Make a network of this machine and a namespace; yield the namespace's name."""
-    name = f"talkwire-{os.getpid()}"
-    if not shutil.which("ip"):
-        pytest.skip("needs the command ip")
-    try:
-        ip("netns", "add", name)
-    except subprocess.CalledProcessError:
-        pytest.skip("may not make a network namespace")
-    subprocess.run(["ip", "link", "delete", "talkwire0"], capture_output=True)  # of a killed run
-    try:
-        ip("link", "add", "talkwire0", "type", "veth", "peer", "name", "talkwire1", "netns", name)
-        for where, address, device in (((), HOST, "talkwire0"), (("-n", name), PEER, "talkwire1")):
-            ip(*where, "address", "add", f"{address}/30", "dev", device)
-            ip(*where, "link", "set", device, "up")
-        yield name
-    finally:
-        ip("netns", "delete", name)  # and with it both ends of the link
-
-
-def part(name: str) -> None:
-    """Lose whatever either side sends: each believes the other at an address that nobody has."""
-    nobody = ("lladdr", "02:00:00:00:00:01", "nud", "permanent")
-    ip("neighbour", "replace", PEER, *nobody, "dev", "talkwire0")
-    ip("-n", name, "neighbour", "replace", HOST, *nobody, "dev", "talkwire1")
-
 
 PROGRAM = """
 import sys, grpc
@@ -141,9 +108,9 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 
 
 @contextmanager
-def far(name: str, target: str) -> Iterator[None]:
+def far(target: str) -> Iterator[None]:
     """Keep the call `far` running, from the namespace."""
-    command = ["ip", "netns", "exec", name, sys.executable, "-c", PROGRAM, target]
+    command = [*INSIDE, sys.executable, "-c", PROGRAM, target]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
@@ -165,23 +132,23 @@ async def gone(target: str) -> float:
                 return monotonic()
 
 
-async def test_a_client_that_vanishes_is_found_within_45_seconds() -> None:
+async def test_a_client_that_vanishes_is_found_within_45_seconds(table: Table) -> None:
     """Where no packet says so, too: in the midst of an answer, and while the first word is due."""
     flags = (f"--host={HOST}", "--allow-insecure")
     with (
-        network() as name,
+        network(),
         launched(*flags, "--echo-delay=0.05") as sending,
         launched(*flags, "--echo-delay=3600") as waiting,
         ExitStack() as stack,
     ):
         targets = [sending.target, waiting.target]
         for target in targets:
-            stack.enter_context(far(name, target))
+            stack.enter_context(far(target))
         begin = monotonic()
-        part(name)
+        part()
         ends = await asyncio.gather(*map(gone, targets))
     seconds = [end - begin for end in ends]
 
-    sys.stdout.write(f"half-open: ended after {seconds[0]:.1f} s amid an answer, ")
-    sys.stdout.write(f"{seconds[1]:.1f} s while nothing was sent\n")
+    for what, late in zip(("amid an answer", "before its first word"), seconds, strict=True):
+        table.add("half-open", what, 1, int(late >= 45), f"found after {late:.1f} s; target 45 s")
     assert max(seconds) < 45
