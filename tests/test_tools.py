@@ -148,13 +148,18 @@ def test_grpcurl_gives_up_at_its_deadline(address: str) -> None:
     assert status["code"] == 4
 
 
-@pytest.mark.parametrize("method", ["ChatMultiplex"])
-def test_grpcurl_is_told_what_is_not_implemented(address: str, method: str) -> None:
-    """A method that this server lacks is UNIMPLEMENTED, and nothing of its insides gets out."""
-    status = grpcurl_error("-d", "{}", address, f"talkwire.v1.ChatService/{method}")
+def test_grpcurl_multiplexes(address: str) -> None:
+    """Several calls over one stream: each has its answer and then its status."""
+    asked = "".join(
+        json.dumps({"call": n, "start": {"request": {"query": f"hello {n}"}}}) for n in (1, 2)
+    )
+    answered = messages(grpcurl("-d", asked, address, "talkwire.v1.ChatService/ChatMultiplex"))
+    events = [event for message in answered for event in message["events"]]
 
-    assert status["code"] == 12
-    assert "Error" not in status["message"]
+    for n in (1, 2):
+        *deltas, last = [event for event in events if event["call"] == n]
+        assert "".join(d["response"].get("text", "") for d in deltas) == f"hello {n}"
+        assert last["status"] == {}
 
 
 def test_reflection_can_be_turned_off() -> None:

@@ -1,6 +1,6 @@
 """Who calls: what admission, limits and logs know of a caller. Checks no credentials."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
@@ -36,6 +36,9 @@ class Caller:
 IDENTITY: ContextVar[Caller | None] = ContextVar("identity", default=None)
 """Who the credentials of the current call prove; set by whoever checks them, if anybody does."""
 
+PROVING: ContextVar[Callable[[], Awaitable[Caller]] | None] = ContextVar("proving", default=None)
+"""Checks those credentials anew; set beside `IDENTITY`."""
+
 
 def caller(context: Context) -> Caller:
     """Name who makes a call: whoever its credentials prove, else the address that it comes from."""
@@ -44,6 +47,12 @@ def caller(context: Context) -> Caller:
     if name := _certified(context):
         return Caller(name=name)
     return Caller(name=_host(context.peer()), is_address=True)
+
+
+async def caller_anew(context: Context) -> Caller:
+    """Name who makes a call that has been open for long; Unauthenticated if no longer proven."""
+    prove = PROVING.get()
+    return await prove() if prove else caller(context)
 
 
 def loggable(name: str | bytes) -> str:

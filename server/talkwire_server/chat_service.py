@@ -1,19 +1,21 @@
 """ChatService: one way from a request to its deltas, and the rpcs that send them."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from math import inf
 from time import monotonic
-from typing import NoReturn
 
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
-from talkwire_server.callers import caller
+from talkwire_server.answers import Answers
+from talkwire_server.callers import caller, caller_anew
 from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Delta, Engine
-from talkwire_server.errors import InvalidRequest, Unimplemented, Violation
+from talkwire_server.errors import InvalidRequest, Violation
+from talkwire_server.multiplex import Multiplex
 from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.statuses import Context, statuses
 
@@ -24,6 +26,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     def __init__(self, engine: Engine, admission: Admission, open_calls: OpenCalls) -> None:
         self._engine = engine
         self._admission = admission
+        self._answers = Answers(engine, admission)
         self._open_calls = open_calls
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
@@ -44,10 +47,23 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 yield delta
                 call.sending_since = inf
 
-    async def ChatMultiplex(self, _requests: object, context: Context) -> NoReturn:  # type: ignore[override]
-        """Refuse: not implemented yet."""
-        async with statuses(context):
-            raise Unimplemented
+    async def ChatMultiplex(  # type: ignore[override]  # a coroutine that writes
+        self, requests: AsyncIterator[pb.ChatMultiplexRequest], context: Context
+    ) -> None:
+        """Answer many calls at once: what an engine's step made ready goes in one message."""
+        stream_id = request_id(pb.ChatRequest(), _metadata(context, "x-request-id"))
+        begin = partial(self._begin_within, context)
+        multiplex = Multiplex(begin, partial(request_id, metadata_id=""))
+        with self._open_calls.enter(context, stream_id, multiplex.outbox.empty) as open_call:
+            async with statuses(context, stream_id):
+                await context.send_initial_metadata((("x-request-id", stream_id),))
+
+                async def send(message: pb.ChatMultiplexResponse) -> None:
+                    open_call.sending_since = monotonic()
+                    await context.write(message)
+                    open_call.sending_since = inf
+
+                await multiplex.serve(requests, send)
 
     async def CountTokens(
         self, request: pb.CountTokensRequest, context: Context
@@ -81,6 +97,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             return pb.AbortResponse(found=call is not None)
 
     @asynccontextmanager
+    async def _begin_within(
+        self, context: Context, call_id: str, request: pb.ChatRequest, left: float | None
+    ) -> AsyncIterator[AsyncGenerator[Delta]]:
+        who = await caller_anew(context)  # the stream may outlive its token
+        async with self._answers.begin(call_id, request, who, left) as deltas:
+            yield deltas
+
+    @asynccontextmanager
     async def _deltas(
         self, request: pb.ChatRequest, context: Context, *, final_only: bool = False
     ) -> AsyncIterator[tuple[AsyncGenerator[Delta], OpenCall]]:
@@ -89,13 +113,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             who, left = caller(context), context.time_remaining()
             async with (
                 statuses(context, call_id),
-                self._admission.enter(call_id, request, who, left, final_only=final_only) as call,
+                self._answers.begin(call_id, request, who, left, final_only=final_only) as deltas,
             ):
                 # Admitted: from here on a retry by the client's channel would run it twice.
                 await context.send_initial_metadata((("x-request-id", call_id),))
-                answer = self._engine.stream(call) if call.places else call.unbegun()
-                async with aclosing(answer) as deltas:
-                    yield deltas, open_call
+                yield deltas, open_call
 
 
 def _metadata(context: Context, key: str) -> str:

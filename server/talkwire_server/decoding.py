@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import crowded, grammars, limit_violations
+from talkwire_server.checks import crowded, grammars, head, limit_violations
 from talkwire_server.errors import CallError, InvalidRequest, UnsupportedFeature, Violation
 from talkwire_server.settings.limits import LimitSettings
 
@@ -28,10 +28,12 @@ _REQUESTS: dict[str, type[Message]] = {
 class Refused:
     """Stands for a request that must not be looked at: whoever does raises why."""
 
-    # A service asks for the id before it can refuse, and for the request in a CountTokensRequest.
+    # A service asks for the id before it can refuse, for the request in a CountTokensRequest, and
+    # for the number of a multiplexed call.
     request_id = ""
 
-    def __init__(self, error: CallError) -> None:
+    def __init__(self, error: CallError, call: int = 0) -> None:
+        self.call = call
         self.request = self
         self._error = error
 
@@ -65,22 +67,41 @@ def read(
     kind: type[Message], data: bytes, limits: LimitSettings, *, takes_grammars: bool
 ) -> Message | Refused:
     """Make a message of bytes, or what refuses it."""
+    try:
+        return _read(kind, data, limits, takes_grammars=takes_grammars)
+    except CallError as error:
+        if kind is not pb.ChatMultiplexRequest:
+            return Refused(error)
+        return Refused(error, pb.ChatMultiplexRequest.FromString(head(data)).call)
+
+
+def _read(
+    kind: type[Message], data: bytes, limits: LimitSettings, *, takes_grammars: bool
+) -> Message:
     most = limits.max_request_fields
     if path := crowded(data, kind, most):
         text = f"brings the request to more than {most} fields"
-        return Refused(InvalidRequest([Violation(path, text, "OUT_OF_RANGE")]))
+        raise InvalidRequest([Violation(path, text, "OUT_OF_RANGE")])
     try:
         request = kind.FromString(data)
     except DecodeError:
         fault = Violation("request", "is not a protobuf message", "MALFORMED")
-        return Refused(InvalidRequest([fault]))
-    chat = request.request if isinstance(request, pb.CountTokensRequest) else request
-    if not isinstance(chat, pb.ChatRequest):
+        raise InvalidRequest([fault]) from None
+    if (chat := _chat(request)) is None:
         return request
     if faults := list(limit_violations(chat, limits)):
-        return Refused(InvalidRequest(faults))
+        raise InvalidRequest(faults)
     if not takes_grammars and (names := list(grammars(chat))):
-        return Refused(
-            UnsupportedFeature([f"{name} (the server takes no --grammars)" for name in names])
-        )
+        raise UnsupportedFeature([f"{name} (the server takes no --grammars)" for name in names])
     return request
+
+
+def _chat(request: Message) -> pb.ChatRequest | None:
+    match request:
+        case pb.ChatRequest():
+            return request
+        case pb.CountTokensRequest():
+            return request.request
+        case pb.ChatMultiplexRequest():
+            return request.start.request
+    return None

@@ -7,7 +7,6 @@
     │   └── MediaNotFound         NOT_FOUND
     ├── ModelNotFound             NOT_FOUND
     ├── UnsupportedFeature        FAILED_PRECONDITION
-    ├── Unimplemented             UNIMPLEMENTED, a whole method
     ├── RequestIdInUse            ALREADY_EXISTS
     ├── AdapterExists             ALREADY_EXISTS
     ├── Unauthenticated           UNAUTHENTICATED
@@ -173,13 +172,6 @@ class UnsupportedFeature(CallError):
                 for f in self.features
             ]
         )
-
-
-class Unimplemented(CallError):
-    """A method of the contract that this server does not have yet."""
-
-    def __init__(self) -> None:
-        super().__init__("this server does not implement the method")
 
 
 class RequestIdInUse(CallError):

@@ -6,7 +6,7 @@ is cut keeps what it has of its answer, and can go on elsewhere.
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
@@ -21,27 +21,35 @@ log = logging.getLogger("talkwire")
 LAST_WORDS = 1.0  # seconds for the statuses of calls that are cut to reach their clients
 
 
+async def _holds_nothing() -> None:
+    return
+
+
 class OpenCall:
     """One call, in its handler's task.
 
     Attributes:
         sending_since: Since when the client has been taking a message, in `time.monotonic`
             seconds; inf between messages. A stamp, because a timer a message would cost more.
+        flush: Returns when all that the handler holds has been sent.
 
     """
 
-    __slots__ = ("_context", "_handler", "id", "sending_since")
+    __slots__ = ("_context", "_handler", "flush", "id", "sending_since")
 
-    def __init__(self, context: Context, id: str) -> None:
+    def __init__(self, context: Context, id: str, flush: Callable[[], Awaitable[None]]) -> None:
         handler = asyncio.current_task()
         assert handler
         self._context = context
         self._handler = handler
         self.id = id
+        self.flush = flush
         self.sending_since = inf
 
-    async def cut(self, error: CallError) -> None:
+    async def cut(self, error: CallError, *, flush: bool) -> None:
         """End the call; return when its client has the status."""
+        if flush:
+            await self.flush()
         if self._context.done():  # it ends by itself
             await asyncio.wait([self._handler])
             return
@@ -65,9 +73,11 @@ class OpenCalls:
         self._statuses: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def enter(self, context: Context, id: str) -> Iterator[OpenCall]:
+    def enter(
+        self, context: Context, id: str, flush: Callable[[], Awaitable[None]] = _holds_nothing
+    ) -> Iterator[OpenCall]:
         """Count the current task's call for the length of the block."""
-        call = OpenCall(context, id)
+        call = OpenCall(context, id, flush)
         self._calls.add(call)
         try:
             yield call
@@ -87,11 +97,11 @@ class OpenCalls:
     async def cut(self, error: CallError) -> None:
         """End all calls; return when their clients know, or take too long to."""
         for call in [*self._calls]:
-            self._cut(call, error)
+            self._cut(call, error, flush=True)
         if self._statuses:
             await asyncio.wait(self._statuses, timeout=LAST_WORDS)
 
-    def _cut(self, call: OpenCall, error: CallError) -> None:
-        status = asyncio.create_task(call.cut(error))
+    def _cut(self, call: OpenCall, error: CallError, *, flush: bool = False) -> None:
+        status = asyncio.create_task(call.cut(error, flush=flush))
         self._statuses.add(status)
         status.add_done_callback(self._statuses.discard)

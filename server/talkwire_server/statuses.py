@@ -29,7 +29,6 @@ from talkwire_server.errors import (
     ShuttingDown,
     SlowReader,
     Unauthenticated,
-    Unimplemented,
     UnsupportedFeature,
 )
 
@@ -52,7 +51,6 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
         grpc.StatusCode.FAILED_PRECONDITION,
         pb.ERROR_REASON_UNSUPPORTED_FEATURE,
     ),
-    Unimplemented: (grpc.StatusCode.UNIMPLEMENTED, pb.ERROR_REASON_UNSUPPORTED_FEATURE),
     RequestIdInUse: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_REQUEST_ID_IN_USE),
     AdapterExists: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_ADAPTER_EXISTS),
     Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, pb.ERROR_REASON_TOKEN_INVALID),
@@ -75,36 +73,44 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
 async def statuses(context: Context, request_id: str = "") -> AsyncIterator[None]:
     """End the call with the status of whatever exception leaves the block.
 
-    Anything but a `CallError` is logged with its stack and answered as `EngineFailure`.
     Cancellation passes through untouched.
     """
     try:
         yield
-    except CallError as error:
-        await abort(context, error, request_id)
-    except Exception:
-        log.exception("request %s failed", request_id)
-        await abort(context, EngineFailure(), request_id)
+    except Exception as error:
+        await abort(context, call_error(error, request_id), request_id)
 
 
-async def abort(context: Context, error: CallError, request_id: str) -> None:
-    """End a call with the status of an exception. Always raises, what ends the handler."""
+def call_error(error: Exception, request_id: str) -> CallError:
+    """Take a `CallError` as it is; log anything else with its stack, and call it EngineFailure."""
+    if isinstance(error, CallError):
+        return error
+    log.error("request %s failed", request_id, exc_info=error)
+    return EngineFailure()
+
+
+def status(error: CallError, request_id: str) -> status_pb2.Status:
+    """Say how a call ended, with details."""
     code, reason = STATUSES[type(error)]
     info = error_details_pb2.ErrorInfo(
         reason=pb.ErrorReason.Name(reason).removeprefix("ERROR_REASON_"),
         domain=DOMAIN,
         metadata={**error.metadata, **({"request_id": request_id} if request_id else {})},
     )
-    status = status_pb2.Status(code=code.value[0], message=error.message)
+    made = status_pb2.Status(code=code.value[0], message=error.message)
     for detail in (info, *error.details()):
-        status.details.add().Pack(detail)
-    trailers: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", status.SerializeToString())
-    ]
+        made.details.add().Pack(detail)
+    return made
+
+
+async def abort(context: Context, error: CallError, request_id: str) -> None:
+    """End a call with the status of an exception. Always raises, what ends the handler."""
+    details = status(error, request_id).SerializeToString()
+    trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", details)]
     if isinstance(error, Later):
         left = context.time_remaining()
         in_vain = left is not None and left <= error.retry_after
         # gRPC would wait past the deadline, and say no more than that it is over.
         pushback = -1 if in_vain else round(error.retry_after * 1000)
         trailers.append(("grpc-retry-pushback-ms", str(pushback)))
-    await context.abort(code, error.message, trailing_metadata=tuple(trailers))
+    await context.abort(STATUSES[type(error)][0], error.message, trailing_metadata=tuple(trailers))

@@ -29,20 +29,6 @@ async def test_the_request_id_is_in_the_initial_metadata(channel: grpc.aio.Chann
     call.cancel()
 
 
-@pytest.mark.parametrize("method", ["ChatMultiplex"])
-async def test_methods_that_are_not_there_yet(channel: grpc.aio.Channel, method: str) -> None:
-    """A method of the contract without an implementation is UNIMPLEMENTED."""
-    call = channel.unary_unary(
-        f"/talkwire.v1.ChatService/{method}",
-        request_serializer=pb.ChatRequest.SerializeToString,
-        response_deserializer=pb.ChatResponse.FromString,
-    )(pb.ChatRequest())
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 @pytest.mark.parametrize(
     ("stub", "method", "request_"),
     [

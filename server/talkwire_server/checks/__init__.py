@@ -11,7 +11,7 @@ from talkwire_server.checks.request import (
     violations,
 )
 from talkwire_server.checks.tool import forces_call
-from talkwire_server.checks.wire import crowded
+from talkwire_server.checks.wire import crowded, head
 
 __all__ = [
     "REQUEST_ID",
@@ -21,6 +21,7 @@ __all__ = [
     "fields",
     "forces_call",
     "grammars",
+    "head",
     "json_fault",
     "limit_violations",
     "refuse_unknown",

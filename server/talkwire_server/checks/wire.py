@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIELD_1 = 1 << 3 | _VARINT
 
 
 def crowded(data: bytes, kind: type[Message], most: int) -> str:
@@ -22,6 +23,14 @@ def crowded(data: bytes, kind: type[Message], most: int) -> str:
         return _walk(data, kind.DESCRIPTOR, most)
     except IndexError:
         return ""
+
+
+def head(data: bytes) -> bytes:
+    """Take field 1, a number, where it begins a message, as generated code writes it; else b""."""
+    try:
+        return data[: _varint(data, 1)[1]] if data[0] == _FIELD_1 else b""
+    except IndexError:
+        return b""
 
 
 def _walk(data: bytes, kind: Any, most: int) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ import grpc
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from talkwire_server.callers import IDENTITY, Caller
+from talkwire_server.callers import IDENTITY, PROVING, Caller
 from talkwire_server.errors import Unauthenticated
 from talkwire_server.security.jwts import Signed
 from talkwire_server.security.keys import KeyFile, KeyUrl
@@ -51,6 +52,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         """Let a call go on, or end it."""
         if not handler_call_details.method.startswith(self._open):
             try:
+                PROVING.set(partial(self._prove, handler_call_details))
                 IDENTITY.set(await self._prove(handler_call_details))
             except Exception as error:
                 return self._refusal(error)

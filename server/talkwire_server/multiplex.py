@@ -1,0 +1,127 @@
+"""Many calls over one stream: each as if it had an rpc of its own. Knows no engine, no sockets."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TypeAlias
+
+from google.rpc import code_pb2
+
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.checks import refuse_unknown
+from talkwire_server.engine import Delta
+from talkwire_server.errors import CallError, InvalidRequest, Violation
+from talkwire_server.outbox import Outbox, parts
+from talkwire_server.statuses import call_error, status
+
+Begin: TypeAlias = Callable[
+    [str, pb.ChatRequest, float | None], AbstractAsyncContextManager[AsyncGenerator[Delta]]
+]
+"""Begins the answer of a request, by its id and the seconds until its deadline."""
+
+_OK = pb.CallStatus()
+_CANCELLED = pb.CallStatus(code=code_pb2.CANCELLED, message="cancelled by the caller")
+_TOO_LATE = pb.CallStatus(code=code_pb2.DEADLINE_EXCEEDED, message="the call's timeout is over")
+
+
+class Multiplex:
+    """The calls of one stream."""
+
+    def __init__(self, begin: Begin, request_id: Callable[[pb.ChatRequest], str]) -> None:
+        self._begin = begin
+        self._request_id = request_id
+        self._calls: dict[int, asyncio.Task[pb.CallStatus]] = {}
+        self._reading = True
+        self.outbox = Outbox()
+
+    async def serve(
+        self,
+        requests: AsyncIterable[pb.ChatMultiplexRequest],
+        send: Callable[[pb.ChatMultiplexResponse], Awaitable[None]],
+    ) -> None:
+        """Answer until there are no more requests and every call has its status.
+
+        Raises:
+            InvalidRequest: A request speaks of a running call what cannot be said of one.
+
+        """
+        reading = asyncio.create_task(self._read(requests))
+        try:
+            while (taken := await self.outbox.take()).events:
+                for message in parts(taken):
+                    await send(message)
+            await reading
+        finally:
+            tasks = [reading, *self._calls.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterable[pb.ChatMultiplexRequest]) -> None:
+        try:
+            async for request in requests:
+                await self.outbox.uncrowded()  # who does not read is not read
+                try:
+                    self._take(request)
+                except CallError as error:
+                    if request.call in self._calls:  # whose status would this be?
+                        raise
+                    self._end(request.call, _call_status(error))
+        except BaseException:
+            self.outbox.close()
+            raise
+        self._reading = False
+        self._close_if_done()
+
+    def _take(self, request: pb.ChatMultiplexRequest) -> None:
+        action = request.WhichOneof("action")
+        refuse_unknown(request)
+        running = self._calls.get(request.call)
+        if action == "start":
+            if running:
+                fault = Violation("call", f"{request.call} is running", "ALREADY_EXISTS")
+                raise InvalidRequest([fault])
+            task = asyncio.create_task(self._answer(request.call, request.start))
+            self._calls[request.call] = task
+            task.add_done_callback(partial(self._on_end, request.call))
+        elif action is None:
+            raise InvalidRequest([Violation("action", "required", "REQUIRED")])
+        elif running:  # else it has ended, and the caller will read so
+            running.cancel()
+
+    async def _answer(self, call: int, start: pb.ChatMultiplexRequest.Start) -> pb.CallStatus:
+        """Put a call's deltas into the outbox; return how it ended."""
+        outbox, request_id = self.outbox, self._request_id(start.request)
+        left = start.timeout.ToNanoseconds() / 1e9 if start.HasField("timeout") else None
+        try:
+            async with (
+                asyncio.timeout(left) as limit,
+                self._begin(request_id, start.request, left) as deltas,
+            ):
+                async for delta in deltas:
+                    if outbox.holds(call):
+                        await outbox.room(call)
+                    outbox.add(call).response.CopyFrom(delta)
+        except Exception as error:
+            if limit.expired():
+                return _TOO_LATE
+            return _call_status(call_error(error, request_id), request_id)
+        return _OK
+
+    def _on_end(self, call: int, task: asyncio.Task[pb.CallStatus]) -> None:
+        del self._calls[call]
+        self._end(call, _CANCELLED if task.cancelled() else task.result())
+        self._close_if_done()
+
+    def _end(self, call: int, ended: pb.CallStatus) -> None:
+        self.outbox.add(call).status.CopyFrom(ended)
+
+    def _close_if_done(self) -> None:
+        if not (self._reading or self._calls):
+            self.outbox.close()
+
+
+def _call_status(error: CallError, request_id: str = "") -> pb.CallStatus:
+    made = status(error, request_id)
+    return pb.CallStatus(code=made.code, message=made.message, details=made.details)

@@ -1,0 +1,87 @@
+"""What a connection's calls have to say: one message for all that became ready meanwhile.
+
+Knows no calls but their numbers. It is bounded without a limit of its own: a call adds its next
+event when the one before is on its way, and until then its engine merges what it makes.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+from talkwire_proto.v1 import chat_pb2 as pb
+
+MOST_BYTES = 1 << 20  # of one message; gRPC's clients take four times that unless told otherwise
+CROWDED = 4096  # events
+
+
+class Outbox:
+    """Collects events for one reader. `take` them while the last ones are being sent."""
+
+    def __init__(self) -> None:
+        self._message = pb.ChatMultiplexResponse()
+        self._calls: set[int] = set()  # of the events in it
+        self._filled = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._closed = False
+        self._sending = False
+
+    def holds(self, call: int) -> bool:
+        """Tell whether an event of a call waits: then the next must wait for `room`."""
+        return call in self._calls
+
+    async def room(self, call: int) -> None:
+        """Return when no event of a call waits."""
+        while call in self._calls:
+            await self._taken.wait()
+
+    async def uncrowded(self) -> None:
+        """Return when few events wait."""
+        while len(self._message.events) >= CROWDED:
+            await self._taken.wait()
+
+    def add(self, call: int) -> pb.ChatMultiplexResponse.Event:
+        """Add an event, to be filled in at once."""
+        self._calls.add(call)
+        self._filled.set()
+        return self._message.events.add(call=call)
+
+    def close(self) -> None:
+        """Have `take` end when it gave all there is."""
+        self._closed = True
+        self._filled.set()
+
+    async def take(self) -> pb.ChatMultiplexResponse:
+        """Wait for events and return them all; none when it is closed and empty."""
+        self._sending = False
+        self._notify()
+        await self._filled.wait()
+        if not self._closed:
+            self._filled.clear()
+        taken, self._message = self._message, pb.ChatMultiplexResponse()
+        self._calls.clear()
+        self._sending = bool(taken.events)
+        self._notify()
+        return taken
+
+    async def empty(self) -> None:
+        """Return when all that was added has been sent."""
+        while self._sending or self._message.events:
+            await self._taken.wait()
+
+    def _notify(self) -> None:
+        self._taken.set()
+        self._taken.clear()
+
+
+def parts(message: pb.ChatMultiplexResponse) -> Iterator[pb.ChatMultiplexResponse]:
+    """Cut a message that is too large between its events."""
+    if message.ByteSize() <= MOST_BYTES:
+        yield message
+        return
+    part, size = pb.ChatMultiplexResponse(), 0
+    for event in message.events:
+        size += event.ByteSize()
+        if size > MOST_BYTES and part.events:
+            yield part
+            part, size = pb.ChatMultiplexResponse(), event.ByteSize()
+        part.events.append(event)
+    yield part
