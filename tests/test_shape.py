@@ -167,7 +167,6 @@ FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.MediaNotFound([errors.Violation("parts", "gone")]), talkwire.MediaNotFound),
     (errors.ModelNotFound("b", ["a"]), talkwire.ModelNotFound),
     (errors.UnsupportedFeature(["tools"]), talkwire.Unsupported),
-    (errors.Unimplemented(), talkwire.Unsupported),
     (errors.RequestIdInUse("mine"), talkwire.RequestIdInUse),
     (errors.AdapterExists("a"), talkwire.Error),
     (errors.Unauthenticated("expired"), talkwire.Unauthenticated),
