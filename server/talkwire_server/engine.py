@@ -26,7 +26,7 @@ class Call:
         places: How many of the server's places it holds; 0 while it waits for them.
         waited: Seconds from its arrival until it held them.
         used: Tokens of prompt and answers that the engine saw, set when its stream ends, however it
-            ends; 0 if the engine cannot tell.
+            ends; 0 where it was refused before it ran.
         ending: Why the answer shall end before its own end; 0 while it shall not.
 
     """

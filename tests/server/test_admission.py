@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,11 +10,12 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from support import RunningServer, calling, running, trailers
-from talkwire import Overloaded, Timeout
+from support import RunningServer, calling, make, running, trailers
+from talkwire import InvalidRequest, Overloaded, Timeout
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.admission import Admission
+from talkwire_server.admission.estimates import size
 from talkwire_server.callers import Caller
 from talkwire_server.echo import EchoEngine
 from talkwire_server.errors import ModelNotFound, PermissionDenied, QuotaExceeded
@@ -119,6 +120,45 @@ async def test_prompt_tokens_that_wait_are_bounded() -> None:
         _, again, _ = await refused(server.stream("last", system="x" * 100))
 
         assert details["ErrorInfo"].reason == again["ErrorInfo"].reason == "QUEUE_FULL"
+
+
+def picture(size: int) -> dict[str, Any]:
+    """Ask about a picture of so many bytes."""
+    return {"messages": [pb.Message(parts=[pb.Part(image=pb.Media(data=bytes(size)))])]}
+
+
+async def test_bytes_that_wait_are_bounded() -> None:
+    """Those of media are no tokens; one request that is over the bound waits as with tokens."""
+    async with busy(max_running_requests=1, max_queued_tokens=50, max_queued_bytes=1000) as server:
+        await server.run("first")
+        await server.wait("large", **picture(2000))
+        _, details, _ = await refused(server.stream("third", **picture(1)))
+        await server.abort("large")
+        await server.waiting(0)
+        for number in range(2):
+            await server.wait(str(number), **picture(400))
+        _, again, _ = await refused(server.stream("last", **picture(400)))
+
+        assert details["ErrorInfo"].reason == again["ErrorInfo"].reason == "QUEUE_FULL"
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"query": "a" * 3997}, 1000),  # and three bytes of its tag and length
+        ({"query": "é" * 1999}, 1000),
+        ({"messages": [{"parts": [{"text": "a" * 3992}]}]}, 1000),
+        ({"query": "ab", **picture(10**6)}, 3),
+        ({"query": "ab", "continuation": {"token_ids": range(1000, 2000)}}, 1002),
+        ({"continuation": {"text": "a" * 3993}}, 1000),
+        ({"query": "ab", "sampling": {"allowed_token_ids": range(1000)}}, 1),
+        ({"query": "a" * 10**5}, 8192),
+    ],
+    ids=["text", "bytes", "parts", "media", "ids", "continued text", "sampling", "context"],
+)
+def test_what_counts_as_prompt(fields: dict[str, Any], tokens: int) -> None:
+    """Text, by its bytes, and the ids of a continuation, up to the context; neither media."""
+    assert size(make(pb.ChatRequest, **fields), 8192).tokens == tokens
 
 
 async def test_the_wait_counts_as_queue() -> None:
@@ -246,7 +286,9 @@ async def test_a_caller_has_so_many_tokens_a_minute() -> None:
 
 
 def admission(**settings: Any) -> Admission:
-    made = Admission(EchoEngine(["echo", "other"], "", 0), Settings(**settings))
+    engine = EchoEngine(["echo", "other", "brief"], "", 0)
+    engine.models[2].default_sampling.max_tokens = 256
+    made = Admission(engine, Settings(**settings))
     made.open()
     return made
 
@@ -264,9 +306,45 @@ async def test_tokens_of_calls_inside_are_held() -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("fields", "held"),
+    [
+        ({}, 1 + 1024),
+        ({"n": 2}, 1 + 2 * 1024),
+        ({"model": "brief"}, 2 + 256),
+        ({"sampling": {"max_tokens": 3000}}, 1 + 3000),
+        ({"sampling": {"max_tokens": 10**6}}, 8192),
+        ({"system": "a" * 4 * 8000}, 8192),
+    ],
+)
+async def test_what_is_held_for_an_answer(fields: dict[str, Any], held: int) -> None:
+    """`max_tokens`, or what is usual, for each of its answers, as far as the context goes."""
+    door, request = admission(), make(pb.ChatRequest, query="ab", **fields)
+    for limit, fits in ((held, False), (held + 1, True)):
+        ada = Caller(name=f"ada {limit}", tokens_per_minute=limit)
+        refusal = nullcontext() if fits else pytest.raises(QuotaExceeded)
+        async with door.enter("1", request, ada):
+            with refusal:
+                async with door.enter("2", request, ada):
+                    pass
+
+
+async def test_a_call_that_is_refused_as_it_begins_costs_nothing() -> None:
+    """Its prompt did not fit; the caller has all its tokens still."""
+    async with (
+        running(EchoEngine(["echo"], "", 0), max_tokens_per_minute=60) as server,
+        calling("async", server.target, retry=None) as caller,
+    ):
+        with pytest.raises(InvalidRequest, match="9001 prompt tokens"):
+            await caller.chat("word " * 9000)
+
+        assert (await caller.chat("x")).text == "x"
+
+
 async def test_a_limit_that_is_set_later_begins_then() -> None:
     """What a caller used before is no debt."""
     door, request = admission(), pb.ChatRequest(query="x")
+    request.sampling.max_tokens = 9
     async with door.enter("1", request, Caller(name="ada")) as first:
         async with door.enter("2", request, Caller(name="ada")) as second:
             second.used = 1000
@@ -274,9 +352,9 @@ async def test_a_limit_that_is_set_later_begins_then() -> None:
             assert first.places == third.places == 1
 
 
-@pytest.mark.parametrize(("used", "left"), [(150, False), (50, True), (0, False)])
+@pytest.mark.parametrize(("used", "left"), [(150, False), (50, True), (0, True)])
 async def test_a_call_that_is_cut_is_charged_too(used: int, left: bool) -> None:
-    """With what the engine saw of it, or with what was held where it saw nothing."""
+    """With what the engine saw of it."""
     door, ada = admission(), Caller(name="ada", tokens_per_minute=100)
     request = pb.ChatRequest(query="x")
     request.sampling.max_tokens = 100

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission.door import Door
+from talkwire_server.admission.fair_queue import Size
 from talkwire_server.admission.pace import Pace
 from talkwire_server.callers import Caller
 from talkwire_server.engine import Call
 from talkwire_server.errors import CallError, DeadlineUnreachable, QueueFull, ShuttingDown
 
-PLACES, MOST = 2, 4
+PLACES, MOST, ONE = 2, 4, Size(1, 1)
 CALLERS = [Caller(name=name) for name in "ab"]
 
 
@@ -39,7 +40,7 @@ class Visit:
 
     async def _run(self, door: Door, caller: Caller) -> None:
         try:
-            await door.enter(self.call, caller, 1, 2, None)
+            await door.enter(self.call, caller, ONE, 2, None)
             self.entered = True
             await self.may_leave.wait()
         finally:
@@ -64,7 +65,7 @@ STEPS = ["enter", "enter", "cancel", "end", "leave", "refuse", "run", "settle"]
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0)), min_size=10, max_size=60))
 async def test_no_place_is_lost_or_given_twice(steps: list[tuple[str, int]]) -> None:
     """After any interleaving all have gone, and as many places are free as there were."""
-    door, visits = Door(PLACES, MOST, 100, Pace()), list[Visit]()
+    door, visits = Door(PLACES, MOST, Size(100, 100), Pace()), list[Visit]()
     for step, which in steps:
         if step == "enter":
             visits.append(Visit(door, which))
@@ -86,30 +87,30 @@ async def test_no_place_is_lost_or_given_twice(steps: list[tuple[str, int]]) -> 
         ends = await asyncio.gather(*(v.task for v in visits), return_exceptions=True)
     assert all(end is None or isinstance(end, CallError | asyncio.CancelledError) for end in ends)
     last = Call("last", "m", pb.ChatRequest(query="x", n=PLACES))
-    await door.enter(last, CALLERS[0], 1, 1, None)
+    await door.enter(last, CALLERS[0], ONE, 1, None)
     assert (last.places, door.waiting) == (PLACES, 0)
 
 
 @asynccontextmanager
 async def full(**bounds: int) -> AsyncIterator[tuple[Door, Call]]:
     """A door with one place, and the call that holds it, which does not leave by itself."""
-    door = Door(1, bounds.get("most", 1), 100, Pace())
+    door = Door(1, bounds.get("most", 1), Size(100, 100), Pace())
     first = Call("first", "m", pb.ChatRequest(query="x"))
-    await door.enter(first, CALLERS[0], 1, 1, None)
+    await door.enter(first, CALLERS[0], ONE, 1, None)
     yield door, first
 
 
 def entering(door: Door, caller: Caller, weights: int = 2) -> asyncio.Task[None]:
     """Begin to wait."""
     call = Call("", "m", pb.ChatRequest(query="x"))
-    return asyncio.create_task(door.enter(call, caller, 1, weights, None))
+    return asyncio.create_task(door.enter(call, caller, ONE, weights, None))
 
 
 async def test_who_is_woken_and_cancelled_at_once_passes_the_place_on() -> None:
     """The place is its own already, and goes to the next."""
     async with full(most=2) as (door, first):
         calls = [Call(name, "m", pb.ChatRequest(query="x")) for name in "ab"]
-        tasks = [asyncio.create_task(door.enter(call, CALLERS[0], 1, 1, None)) for call in calls]
+        tasks = [asyncio.create_task(door.enter(call, CALLERS[0], ONE, 1, None)) for call in calls]
         await asyncio.sleep(0)
         door.leave(first)
         assert [call.places for call in calls] == [1, 0]
@@ -123,11 +124,11 @@ async def test_who_is_woken_and_cancelled_at_once_passes_the_place_on() -> None:
 
 async def test_who_needs_one_place_does_not_overtake_who_needs_two() -> None:
     """Not even one that comes while there is room for it, or the large would never go."""
-    door = Door(2, 2, 100, Pace())
+    door = Door(2, 2, Size(100, 100), Pace())
     first, large, small = (Call("", "m", pb.ChatRequest(query="x", n=n)) for n in (1, 2, 1))
-    await door.enter(first, CALLERS[0], 1, 1, None)
+    await door.enter(first, CALLERS[0], ONE, 1, None)
     tasks = [
-        asyncio.create_task(door.enter(call, CALLERS[0], 1, 1, None)) for call in (large, small)
+        asyncio.create_task(door.enter(call, CALLERS[0], ONE, 1, None)) for call in (large, small)
     ]
     await asyncio.sleep(0)
     assert (large.places, small.places) == (0, 0)
@@ -157,13 +158,13 @@ async def test_estimates() -> None:
     """None before a call has ended; then what a deadline can be compared with."""
     async with full(most=2) as (door, first):
         soon = asyncio.create_task(
-            door.enter(Call("", "m", pb.ChatRequest(query="x")), CALLERS[0], 1, 1, 0.001)
+            door.enter(Call("", "m", pb.ChatRequest(query="x")), CALLERS[0], ONE, 1, 0.001)
         )
         await asyncio.sleep(0.1)
         door.leave(first)
         await soon
         with pytest.raises(DeadlineUnreachable) as caught:
-            await door.enter(Call("", "m", pb.ChatRequest(query="x")), CALLERS[0], 1, 1, 0.05)
+            await door.enter(Call("", "m", pb.ChatRequest(query="x")), CALLERS[0], ONE, 1, 0.05)
         assert float(caught.value.metadata["estimate"]) >= 0.1
         with pytest.raises(DeadlineUnreachable):
-            await door.enter(Call("", "m", pb.ChatRequest(query="x")), CALLERS[0], 1, 1, 0)
+            await door.enter(Call("", "m", pb.ChatRequest(query="x")), CALLERS[0], ONE, 1, 0)

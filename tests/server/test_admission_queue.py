@@ -1,15 +1,17 @@
 """Who goes next, whoever waits with whatever: properties of the fair queue."""
 
 from collections import Counter
+from fractions import Fraction
 from typing import TypeAlias
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talkwire_server.admission.fair_queue import FairQueue, Waiting
+from talkwire_server.admission.fair_queue import FairQueue, Size, Waiting
 from talkwire_server.callers import Caller
 
-MOST, MOST_TOKENS = 12, 60
+MOST, MOST_SIZE = 12, Size(60, 600)
+ENDLESS = Size(10**6, 10**6)
 CALLERS = [Caller(name=f"{weight}{name}", weight=weight) for weight in (1, 2, 3) for name in "ab"]
 ALL = sum(caller.weight for caller in CALLERS)
 
@@ -21,7 +23,7 @@ items = st.builds(
     Waiting,
     caller=callers,
     places=st.integers(1, 4),
-    tokens=st.integers(0, MOST_TOKENS),
+    size=st.builds(Size, *(st.integers(0, most) for most in MOST_SIZE)),
     priority=st.integers(-1, 1),
 )
 steps = st.lists(st.one_of(items, st.just("pop"), st.integers(0, MOST)), max_size=60)
@@ -36,7 +38,7 @@ def emptied(queue: Queue) -> list[Waiting]:
 @given(steps)
 def test_all_are_accounted_for(steps: list[Waiting | str | int]) -> None:
     """The bounds hold; each one that came goes once: by its turn, away, or taken out."""
-    queue, inside = Queue(MOST, MOST_TOKENS), list[Waiting]()
+    queue, inside = Queue(MOST, MOST_SIZE), list[Waiting]()
     for step in steps:
         if isinstance(step, Waiting):
             inside.append(step)
@@ -52,7 +54,7 @@ def test_all_are_accounted_for(steps: list[Waiting | str | int]) -> None:
             assert queue.remove(item)
             assert not queue.remove(item)
         assert len(queue) == len(inside) <= MOST
-        assert sum(item.tokens for item in inside) <= MOST_TOKENS
+        assert not is_over(inside)
 
     assert Counter(emptied(queue)) == Counter(inside)
     assert len(queue) == 0
@@ -62,29 +64,30 @@ def test_all_are_accounted_for(steps: list[Waiting | str | int]) -> None:
 @given(st.lists(items, max_size=60))
 def test_a_flood_keeps_nobody_out(flood: list[Waiting]) -> None:
     """Who has no more than its share waits; those that give way are the last of who has more."""
-    queue, inside = Queue(MOST, MOST_TOKENS), list[Waiting]()
+    queue, inside = Queue(MOST, MOST_SIZE), list[Waiting]()
     for item in flood:
         inside.append(item)
         weights = sum(caller.weight for caller in {one.caller for one in inside})
         gone = queue.push(item, weights)
         for one in gone:
             line = [other for other in inside if other.caller is one.caller]
-            assert is_over(line, weights)
+            assert is_over(line, Fraction(line[0].caller.weight, weights))
             assert one in (item, max(line, key=lambda i: (i.priority, line.index(i))))
             inside.remove(one)
 
 
-def is_over(line: list[Waiting], weights: int) -> bool:
-    """Tell whether a caller has more than its share of the queue."""
-    weight, tokens = line[0].caller.weight, sum(item.tokens for item in line)
-    return len(line) * weights > weight * MOST or tokens * weights > weight * MOST_TOKENS
+def is_over(waiting: list[Waiting], share: float | Fraction = 1) -> bool:
+    """Tell whether some have more than a share of the queue."""
+    sizes = [sum(sizes) for sizes in zip(*(item.size for item in waiting), strict=True)]
+    bounds = zip([len(waiting), *sizes], [MOST, *MOST_SIZE], strict=False)
+    return any(has > share * most for has, most in bounds)
 
 
 @slow
 @given(st.lists(items, min_size=1, max_size=60))
 def test_turns_go_by_weight(waiting: list[Waiting]) -> None:
     """Of two that wait none gets ahead by more than one turn of each, in places by weight."""
-    queue = Queue(len(waiting), MOST_TOKENS * len(waiting))
+    queue = Queue(len(waiting), ENDLESS)
     for item in waiting:
         queue.push(item, 1)
     left = Counter(item.caller for item in waiting)
@@ -103,7 +106,7 @@ def test_turns_go_by_weight(waiting: list[Waiting]) -> None:
 @given(st.lists(items, max_size=40))
 def test_within_a_line_priority_goes_first(waiting: list[Waiting]) -> None:
     """Then who came first."""
-    queue = Queue(len(waiting), MOST_TOKENS * len(waiting))
+    queue = Queue(len(waiting), ENDLESS)
     for item in waiting:
         queue.push(item, 1)
     gone = emptied(queue)
@@ -116,7 +119,7 @@ def test_within_a_line_priority_goes_first(waiting: list[Waiting]) -> None:
 @given(st.lists(items, max_size=40), st.integers(0, 10), items)
 def test_the_wait_is_foreseen(waiting: list[Waiting], served: int, item: Waiting) -> None:
     """`ahead` is right but for what every other caller has of one turn."""
-    queue = Queue(100, 100 * MOST_TOKENS)
+    queue = Queue(100, ENDLESS)
     for one in waiting:
         queue.push(one, 1)
     for _ in range(served):
@@ -131,7 +134,7 @@ def test_the_wait_is_foreseen(waiting: list[Waiting], served: int, item: Waiting
 
 def test_one_that_needs_many_places_is_not_overtaken() -> None:
     """Nobody goes before the one whose turn it is, or it would never go."""
-    queue = Queue(9, 9)
+    queue = Queue(9, ENDLESS)
     large, small = Waiting(caller=CALLERS[0], places=4), Waiting(caller=CALLERS[0])
     queue.push(large, 1)
     queue.push(small, 1)
@@ -142,7 +145,7 @@ def test_one_that_needs_many_places_is_not_overtaken() -> None:
 
 def test_who_comes_back_finds_its_place() -> None:
     """Who waits with one at a time, and comes again at once, has no more than the others."""
-    queue, had = Queue(100, 1), Counter[Caller]()
+    queue, had = Queue(100, ENDLESS), Counter[Caller]()
     for caller in CALLERS[1:2] + CALLERS[:1] * 50:
         queue.push(Waiting(caller=caller), 2 if caller is CALLERS[1] else 1)
     for _ in range(40):
@@ -157,7 +160,7 @@ def test_who_comes_back_finds_its_place() -> None:
 
 def test_a_share_is_kept_for_who_is_about() -> None:
     """One whose calls run, and that may come again at any moment, does not find its share taken."""
-    queue = Queue(4, MOST_TOKENS)
+    queue = Queue(4, ENDLESS)
     gone = [queue.push(Waiting(caller=CALLERS[0]), 2) for _ in range(3)]
 
     assert [len(one) for one in gone] == [0, 0, 1]
@@ -167,4 +170,4 @@ def test_a_queue_for_nobody() -> None:
     """A bound of nothing is one."""
     item = Waiting(caller=CALLERS[0])
 
-    assert Queue(0, 1).push(item, 1) == [item]
+    assert Queue(0, ENDLESS).push(item, 1) == [item]

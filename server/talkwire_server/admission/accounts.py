@@ -46,8 +46,8 @@ class _Account:
 class Accounts:
     """Those of all callers.
 
-    A call is charged when it leaves, with the tokens that the engine counted, or with those that
-    were held for it where the engine counted none. One that never ran costs nothing.
+    Tokens are held for a call while it is inside. When it leaves it is charged with those that the
+    engine counted instead: one that never ran costs nothing.
     """
 
     def __init__(self, settings: AdmissionSettings, pace: Pace) -> None:
@@ -75,8 +75,7 @@ class Accounts:
             account.held -= tokens
             if not account.inside:
                 self.weights -= account.weight
-            if call.places:
-                account.spend(call.used or tokens)
+            account.spend(call.used)
 
     def _account(self, caller: Caller) -> _Account:
         for name, account in [*islice(self._accounts.items(), 2)]:  # so that they stay few

@@ -8,8 +8,10 @@ from time import monotonic
 from uuid import uuid4
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.admission import estimates
 from talkwire_server.admission.accounts import Accounts
 from talkwire_server.admission.door import Door
+from talkwire_server.admission.fair_queue import Size
 from talkwire_server.admission.pace import Pace
 from talkwire_server.callers import Caller
 from talkwire_server.checks import REQUEST_ID, violations
@@ -28,8 +30,6 @@ from talkwire_server.errors import (
 )
 from talkwire_server.settings.admission import AdmissionSettings
 
-BYTES_A_TOKEN = 4  # in English, about; tokenizing would take milliseconds
-
 
 class Admission:
     """Closed at first (the model is loading), then open, at last closed for good (draining)."""
@@ -41,8 +41,9 @@ class Admission:
         tokens = settings.max_queued_tokens or 16384 * max(1, queued)
         pace = Pace()
         self._engine = engine
+        self.room = places + queued  # for calls inside
         self._places = places
-        self._door = Door(places, queued, tokens, pace)
+        self._door = Door(places, queued, Size(tokens, settings.max_queued_bytes), pace)
         self._accounts = Accounts(settings, pace)
         self._inside: dict[str, tuple[Call, Caller]] = {}
         self._counting = Counter[str]()
@@ -94,12 +95,14 @@ class Admission:
         call = self.check(call_id, request, caller, final_only=final_only)
         if call_id in self._inside:
             raise RequestIdInUse(call_id)
-        tokens = request.ByteSize() // BYTES_A_TOKEN
-        with self._accounts.charging(caller, call, self._held(call, tokens)), _time_limit(call):
+        model = next(model for model in self._engine.models if model.id == call.model)
+        size = estimates.size(request, model.max_context_tokens)
+        held = estimates.used(call, model, size.tokens)
+        with self._accounts.charging(caller, call, held), _time_limit(call):
             self._inside[call_id] = call, caller
             self._idle.clear()
             try:
-                await self._door.enter(call, caller, tokens, self._accounts.weights, left)
+                await self._door.enter(call, caller, size, self._accounts.weights, left)
                 yield call
             finally:
                 self._door.leave(call)
@@ -155,12 +158,6 @@ class Admission:
     def _too_many(self, request: pb.ChatRequest) -> Iterator[Violation]:
         if request.n > self._places:
             yield Violation("n", f"must be <= {self._places}, got {request.n}", "OUT_OF_RANGE")
-
-    def _held(self, call: Call, tokens: int) -> int:
-        """Estimate what a call will have used: its prompt, and the answers if they are bounded."""
-        context = next(m.max_context_tokens for m in self._engine.models if m.id == call.model)
-        answers = (call.request.n or 1) * min(call.request.sampling.max_tokens, context)
-        return min(tokens, context) + answers
 
 
 def request_id(request: pb.ChatRequest, metadata_id: str) -> str:

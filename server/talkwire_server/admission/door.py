@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from talkwire_server.admission.fair_queue import FairQueue, Waiting
+from talkwire_server.admission.fair_queue import FairQueue, Size, Waiting
 from talkwire_server.admission.pace import Pace
 from talkwire_server.callers import Caller
 from talkwire_server.engine import Call
@@ -35,15 +35,15 @@ class Door:
     Args:
         places: How many answers are generated at once.
         most: How many calls may wait.
-        most_tokens: How many tokens their prompts may have together.
+        most_size: How much their requests may be together.
         pace: Learns from each call that leaves.
 
     """
 
-    def __init__(self, places: int, most: int, most_tokens: int, pace: Pace) -> None:
+    def __init__(self, places: int, most: int, most_size: Size, pace: Pace) -> None:
         self._places = self._free = places
-        self._most_tokens = most_tokens
-        self._queue = FairQueue[_Waiting](most, most_tokens)
+        self._most_size = most_size
+        self._queue = FairQueue[_Waiting](most, most_size)
         self._pace = pace
 
     @property
@@ -52,14 +52,14 @@ class Door:
         return len(self._queue)
 
     async def enter(
-        self, call: Call, caller: Caller, tokens: int, weights: int, left: float | None
+        self, call: Call, caller: Caller, size: Size, weights: int, left: float | None
     ) -> None:
         """Return when a call holds its places, `call.places`; or was ended, and holds none.
 
         Args:
             call: Who wants in; one place for each of its answers.
             caller: Whose it is.
-            tokens: Of its prompt, about.
+            size: Of its request; one that is over all bounds waits where no other does.
             weights: See `FairQueue.push`.
             left: Seconds until its deadline.
 
@@ -73,7 +73,7 @@ class Door:
             call=call,
             caller=caller,
             places=places,
-            tokens=min(tokens, self._most_tokens),
+            size=Size(*map(min, size, self._most_size)),
             priority=call.request.priority,
             told=asyncio.get_running_loop().create_future(),
         )

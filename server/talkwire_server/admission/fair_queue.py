@@ -6,11 +6,19 @@ saves anything up while he does not wait.
 """
 
 from bisect import insort
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from talkwire_server.callers import Caller
+
+
+class Size(NamedTuple):
+    """How much a request is: tokens of its prompt, about, and bytes."""
+
+    tokens: int = 0
+    bytes: int = 0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -20,15 +28,20 @@ class Waiting:
     Attributes:
         caller: Whose line it stands in.
         places: How many it needs.
-        tokens: Of its prompt, about.
+        size: Of its request.
         priority: Within its line; the lowest goes first.
 
     """
 
     caller: Caller
     places: int = 1
-    tokens: int = 0
+    size: Size = field(default_factory=Size)
     priority: int = 0
+
+    @property
+    def load(self) -> Sequence[int]:
+        """What it adds to a queue: calls, tokens and bytes."""
+        return 1, *self.size
 
 
 T = TypeVar("T", bound=Waiting)
@@ -42,25 +55,23 @@ class _Line(Generic[T]):
         self.since = since
         self.items: list[T] = []
         self.places = 0
-        self.tokens = 0
+        self.load: Sequence[int] = (0, 0, 0)
 
     def due(self) -> float:
         return self.since + self.items[0].places / self.weight
 
 
 class FairQueue(Generic[T]):
-    """At most `most` that wait, with at most `most_tokens` together."""
+    """At most `most` that wait, with at most `most_size` together."""
 
-    def __init__(self, most: int, most_tokens: int) -> None:
-        self._most = most
-        self._most_tokens = most_tokens
+    def __init__(self, most: int, most_size: Size) -> None:
+        self._most = most, *most_size
         self._lines: dict[str, _Line[T]] = {}
         self._clock = 0.0  # when the last one that went was due
-        self._length = 0
-        self._tokens = 0
+        self._load: Sequence[int] = (0, 0, 0)
 
     def __len__(self) -> int:
-        return self._length
+        return self._load[0]
 
     def push(self, item: T, weights: int) -> list[T]:
         """Let one wait; return who must give way: the item itself, or others instead.
@@ -70,19 +81,17 @@ class FairQueue(Generic[T]):
         """
         caller = item.caller
         line = self._lines.get(caller.name)
-        length, tokens = (len(line.items), line.tokens) if line else (0, 0)
-        full = self._is_over(self._length + 1, self._tokens + item.tokens)
-        if (line or full) and self._is_over(
-            (length + 1) * weights, (tokens + item.tokens) * weights, caller.weight
-        ):
+        own = _sum(line.load, item.load) if line else item.load
+        full = self._is_over(_sum(self._load, item.load))
+        if (line or full) and self._is_over(own, caller.weight, weights):
             return [item]
         if not line:
             line = self._lines[caller.name] = _Line(caller.weight, self._clock)
         insort(line.items, item, key=attrgetter("priority"))
         self._count(line, item, 1)
         gone = []
-        while self._is_over(self._length, self._tokens):
-            longest = max(self._lines.values(), key=self._load)
+        while self._is_over(self._load):
+            longest = max(self._lines.values(), key=self._filled)
             gone.append(longest.items[-1])
             self.remove(gone[-1])
         return gone
@@ -112,7 +121,7 @@ class FairQueue(Generic[T]):
         """Take all out."""
         items = [item for line in self._lines.values() for item in line.items]
         self._lines.clear()
-        self._length = self._tokens = 0
+        self._load = (0, 0, 0)
         return items
 
     def ahead(self, item: T) -> float:
@@ -129,13 +138,18 @@ class FairQueue(Generic[T]):
 
     def _count(self, line: _Line[T], item: T, sign: int) -> None:
         line.places += sign * item.places
-        line.tokens += sign * item.tokens
-        self._length += sign
-        self._tokens += sign * item.tokens
+        line.load = _sum(line.load, item.load, sign)
+        self._load = _sum(self._load, item.load, sign)
 
-    def _is_over(self, length: int, tokens: int, weight: int = 1) -> bool:
-        return length > weight * self._most or tokens > weight * self._most_tokens
+    def _is_over(self, load: Sequence[int], weight: int = 1, weights: int = 1) -> bool:
+        """Tell whether a load is more than its share of the queue."""
+        pairs = zip(load, self._most, strict=True)
+        return any(one * weights > most * weight for one, most in pairs)
 
-    def _load(self, line: _Line[T]) -> float:
-        filled = max(len(line.items) / self._most, line.tokens / self._most_tokens)
-        return filled / line.weight
+    def _filled(self, line: _Line[T]) -> float:
+        pairs = zip(line.load, self._most, strict=True)
+        return max(one / most for one, most in pairs) / line.weight
+
+
+def _sum(one: Sequence[int], other: Sequence[int], sign: int = 1) -> Sequence[int]:
+    return [a + sign * b for a, b in zip(one, other, strict=True)]

@@ -20,10 +20,11 @@ class AdmissionSettings(Group):
     )
     max_queued_tokens: int | None = flag(
         None,
-        "prompt tokens that wait, one for four bytes of a request (default: 16384 for each of "
+        "prompt tokens that wait, one for four bytes of text (default: 16384 for each of "
         "--max-queued-requests)",
         at_least=1,
     )
+    max_queued_bytes: int = flag(268_435_456, "of requests that wait, together", at_least=1)
     max_running_per_caller: int | None = flag(
         None, "requests of one caller at once, those that wait among them", at_least=1
     )

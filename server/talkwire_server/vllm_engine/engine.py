@@ -260,6 +260,7 @@ class VllmEngine:
             if job.continued and job.continued.over:
                 yield deltas.over(*job.continued.over, job.continued.rest())
                 return
+            call.used = job.most_tokens
             try:
                 async with self._generate(call, job) as outputs:
                     async for output in outputs:
@@ -267,8 +268,11 @@ class VllmEngine:
                             yield delta
                         if output.finished:  # maybe at a stop word that vLLM was not told of
                             break
+            except Exception:  # refused after all, or failed
+                call.used = 0
+                raise
             finally:
-                call.used = deltas.used or job.most_tokens
+                call.used = deltas.used or call.used
 
     @asynccontextmanager
     async def _generate(self, call: Call, job: Job) -> AsyncIterator[AsyncGenerator[RequestOutput]]:

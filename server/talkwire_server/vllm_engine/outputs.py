@@ -38,12 +38,13 @@ class Deltas:
         """
         self._first: Delta | None = call.first_delta()
         self._pending: dict[int, Delta] = {}
-        self._tokens = len(job.continued.token_ids) if job.continued else 0
+        self._given = self._tokens = len(job.continued.token_ids) if job.continued else 0
 
     @property
     def used(self) -> int:
-        """Tokens of prompt and answers so far; 0 as long as none of an answer came."""
-        return self._tokens and len(self._job.prompt_token_ids) + self._tokens
+        """Tokens of prompt and answers so far; 0 as long as none of an answer was generated."""
+        generated = self._tokens > self._given
+        return len(self._job.prompt_token_ids) + self._tokens if generated else 0
 
     def _text(self, output: RequestOutput) -> Sequence[Delta]:
         (part,) = output.outputs
