@@ -31,8 +31,9 @@ def change_texts(request: pb.ChatRequest, change: Change) -> None:
 
 
 def characters(request: pb.ChatRequest) -> int:
-    """Count the characters of what a chat template sees; of its variables the bytes."""
+    """Count the characters of what the model sees; of a template's variables the bytes."""
     count = len(request.query) + len(request.system) + request.template.ByteSize()
+    count += len(request.continuation.text)
     for message in request.messages:
         count += len(message.text) + len(message.reasoning)
         count += sum(len(part.text) for part in message.parts)

@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support import RunningServer, make, running
 from talkwire import Accumulator, AsyncClient, InvalidRequest, Unsupported
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.engine import Call
+from talkwire_server.errors import ContextLengthExceeded
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -179,6 +183,40 @@ async def test_an_answer_that_ended_is_not_continued(llm: AsyncClient) -> None:
     assert first.stop_match.token_id == again.stop_match.token_id == paris
     assert first.message.text.endswith(again.message.text)
     assert "Paris" not in again.message.text
+
+
+async def test_others_go_on_while_a_first_part_is_seen_again(vllm: RunningServer) -> None:
+    """Health answers long before 100,000 tokens are through."""
+    from vllm.sampling_params import SamplingParams
+
+    from talkwire_server.vllm_engine.continuation import Continued
+    from talkwire_server.vllm_engine.engine import VllmEngine  # only now: they import vLLM
+
+    assert isinstance(vllm.engine, VllmEngine)
+    tokenizer = vllm.engine.llm.renderer.get_tokenizer()
+    ids = tokenizer.encode("word " * 100_000)
+    async with grpc.aio.insecure_channel(vllm.target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest())
+        first = Continued(tokenizer, ids[:1], SamplingParams(max_tokens=len(ids) + 1), ids)
+        seeing = asyncio.create_task(first.replay((), asyncio.Lock()))
+        await asyncio.sleep(0)
+        await health.Check(health_pb2.HealthCheckRequest())
+
+        assert not seeing.done()
+        await seeing
+        assert first.over is None
+
+
+async def test_a_text_that_is_too_long_is_not_tokenized(vllm: RunningServer) -> None:
+    """Of 15 MB no tokenizer could make as few tokens as the context has; that is said at once."""
+    request = pb.ChatRequest(query="x", continuation=pb.Continuation(text="word " * (3 << 20)))
+    call = Call("1", vllm.engine.models[0].id, request)
+    with pytest.raises(ContextLengthExceeded) as refused:
+        await vllm.engine.render(call)
+
+    # What the longest tokens would make of it, not what the tokenizer did.
+    assert int(refused.value.metadata["prompt_tokens"]) < 1 << 20
 
 
 async def test_text_is_continued_without_ids(llm: AsyncClient) -> None:

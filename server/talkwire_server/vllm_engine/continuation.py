@@ -5,7 +5,9 @@ the break, held-back text, all would be lost. So its own detokenizer is fed the 
 and reads what comes after in vLLM's stead. Knows no rendering and no engine.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from time import monotonic
 
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
@@ -15,9 +17,11 @@ from talkwire_server.engine import Delta
 from talkwire_server.vllm_engine.reading import Reading
 from talkwire_server.vllm_engine.tokens import detokenizer
 
+_TURN = 0.002  # seconds
+
 
 class Continued:
-    """The text of one answer, from its first part on.
+    """The text of one answer, from its first part on; `replay` comes before anything else.
 
     Args:
         tokenizer: The model's.
@@ -28,7 +32,8 @@ class Continued:
     Attributes:
         token_ids: The first part.
         remaining: Sampling of what is left. Stop words are found here, not by vLLM.
-        over: Why nothing is left to generate: vLLM's finish reason and stop reason.
+        over: Why nothing is left to generate: vLLM's finish reason and stop reason. Known after
+            `replay`.
 
     """
 
@@ -41,31 +46,46 @@ class Continued:
     ) -> None:
         self.token_ids = token_ids
         self.over: tuple[str, str | int | None] | None = None
-        self._texts: list[str] = []
         self._detokenizer = detokenizer(tokenizer, prompt_token_ids, sampling)
-        ends = set() if sampling.ignore_eos else sampling.all_stop_token_ids
-        ended = token_ids[-1] in ends
-        for i, token in enumerate(token_ids, 1):
-            stop = self._detokenizer.update([token], ended and i == len(token_ids))
-            self._texts.append(self._detokenizer.get_next_output_text(stop is not None, True))
-            if stop is not None:
-                self.over = ("stop", stop)
         self.remaining = sampling.clone()
         self.remaining.stop = []
         self.remaining.output_text_buffer_length = 0
         self.remaining.min_tokens = max(0, sampling.min_tokens - len(token_ids))
         left = (sampling.max_tokens or 0) - len(token_ids)
         self.remaining.max_tokens = max(1, left)
-        if not self.over and ended:
-            last = token_ids[-1]
+        last = token_ids[-1]
+        self._ended = not sampling.ignore_eos and last in sampling.all_stop_token_ids
+        if self._ended:
             self.over = ("stop", None if last == tokenizer.eos_token_id else last)
-        if not self.over and left <= 0:
+        elif left <= 0:
             self.over = ("length", None)
 
-    def replay(self, reading: Reading) -> None:
-        """Let a parser see the first part, as it came."""
-        for token, text in zip(self.token_ids, self._texts, strict=True):
-            reading.read(Delta(), text, [token], finished=False)
+    async def replay(self, readings: Sequence[Reading], turns: asyncio.Lock) -> None:
+        """See the first part again, as it came, and let a parser see it.
+
+        A long one takes seconds: all else goes on meanwhile, and those who replay take turns.
+        """
+        steps = self._replayed(readings)
+        while True:
+            async with turns:
+                await asyncio.sleep(0)
+                until = monotonic() + _TURN
+                for _ in steps:
+                    if monotonic() > until:
+                        break
+                else:
+                    return
+
+    def _replayed(self, readings: Sequence[Reading]) -> Iterator[None]:
+        for i, token in enumerate(self.token_ids, 1):
+            last = i == len(self.token_ids)
+            stop = self._detokenizer.update([token], self._ended and last)
+            text = self._detokenizer.get_next_output_text(stop is not None, True)
+            for reading in readings:
+                reading.read(Delta(), text, [token], finished=False)
+            if stop is not None:
+                self.over = ("stop", stop)
+            yield
 
     def rest(self) -> str:
         """Return the text held back, when nothing is left to generate."""

@@ -1,5 +1,6 @@
 """From an admitted call to what vLLM generates from, by its own renderer. Generates nothing."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,9 +54,11 @@ class Job:
 
     @property
     def most_tokens(self) -> int:
-        """What it can take of tokens: all that is known of an answer of which nothing came."""
-        answers: int = self.sampling.n * (self.sampling.max_tokens or 0)
-        return len(self.prompt_token_ids) + answers
+        """What it can have taken of tokens, when nothing of an answer came."""
+        tokens = len(self.prompt["prompt_token_ids"])
+        if self.sampling.output_kind == RequestOutputKind.FINAL_ONLY:
+            tokens += self.sampling.n * (self.sampling.max_tokens or 0)
+        return tokens
 
 
 class Prompts:
@@ -88,6 +91,7 @@ class Prompts:
         self._default_system = settings.default_system
         self._media = media
         self._tokenizer = renderer.get_tokenizer()
+        self._turns = asyncio.Lock()
         self._renderer = make_renderer(config, renderer, chat_template, settings)
         self.template = Template(self._renderer, self._tokenizer, self._config)
         self._control_tokens = control_tokens(
@@ -165,9 +169,11 @@ class Prompts:
             options={"priority": asked.priority},
         )
         if asked.HasField("continuation"):
-            self._continue(asked.continuation, job)
+            await self._continue(asked.continuation, job)
         if needs_parser(self._renderer, asked):
             self._parse(job, request, asked)
+        if job.continued:
+            await job.continued.replay(job.readings, self._turns)
         if job.readings or job.continued or not call.final_only:
             # A long answer in one piece would hold up the event loop while it is read.
             job.sampling.output_kind = RequestOutputKind.DELTA
@@ -184,14 +190,16 @@ class Prompts:
             except VLLMValidationError as error:
                 yield Violation(f"tools[{i}].function.parameters", reason(error))
 
-    def _continue(self, given: pb.Continuation, job: Job) -> None:
+    async def _continue(self, given: pb.Continuation, job: Job) -> None:
         ids = list(given.token_ids)
         vocabulary = self._config.get_vocab_size()
         for i, token in enumerate(ids):
             if token >= vocabulary:
                 raise invalid(f"continuation.token_ids[{i}]", f"no token {token} in this model")
         if not ids:
-            ids = self._tokenizer.encode(given.text, add_special_tokens=False)
+            ids = await asyncio.to_thread(
+                self._tokenizer.encode, given.text, add_special_tokens=False
+            )
         used, limit = len(job.prompt_token_ids) + len(ids), self._config.max_model_len
         if used > limit:
             raise ContextLengthExceeded(used, limit)
@@ -224,8 +232,6 @@ class Prompts:
             )
             for parser in parsers
         ]
-        if job.continued:
-            job.continued.replay(job.readings[0])
 
     def _request(self, call: Call, asked: pb.ChatRequest) -> dict[str, Any]:
         limit = self._config.max_model_len
