@@ -1,0 +1,80 @@
+"""What the frontend alone costs: the echo engine's answers through several servers.
+
+    python benchmarks/frontends.py [--levels 1,32,256] [--delay 0.025] [--out FILE]
+                                                  (needs talkwire[bench]; all flags: --help)
+
+talkwire    `talkwire serve --engine echo`, asked by AsyncClient: each chat a call of its own, then
+            all chats of a client process over one call ("talkwire multiplexed")
+grpc        a bare grpc.aio server and the generated stub: the same messages, nothing checked
+sse         Starlette on uvicorn: the same words in OpenAI's chunks, asked by aiohttp
+
+One word of each answer comes every --delay seconds, as from an engine; 0 is as fast as it can.
+"""
+
+import random
+from functools import partial
+from pathlib import Path
+
+from load import options
+from load.chats import DISTINCT, Chats, Expected
+from load.grpc_callers import MultiplexCaller, StubCaller, TalkwireCaller, lacks_multiplex
+from load.measure import Contender
+from load.servers import serves_grpc, serves_http
+from load.sse_caller import SseCaller
+
+BASELINES = Path(__file__).parent / "load/baselines.py"
+WORDS = ("the", "sea", "is", "a", "wondrous", "place", "where", "land", "and", "water", "meet")
+
+
+def texts(tokens: int) -> list[str]:
+    """Make the prompts, which are the answers, too."""
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=tokens)) for _ in range(DISTINCT)]
+
+
+def contenders(chats: Chats, delay: float) -> dict[str, Contender]:
+    """Say how each server is started and asked."""
+
+    def talkwire(port: int) -> list[str]:
+        flags = [f"--port={port}", f"--echo-delay={delay}", "--log-level=warning"]
+        return ["-m", "talkwire_server", "--engine=echo", *flags]
+
+    def baseline(kind: str, port: int) -> list[str]:
+        return [str(BASELINES), kind, str(port), str(delay)]
+
+    return {
+        "talkwire": Contender(
+            ways={
+                "talkwire": lambda port: partial(TalkwireCaller, port, chats),
+                "talkwire multiplexed": lambda port: partial(MultiplexCaller, port, chats),
+            },
+            command=talkwire,
+            serves=serves_grpc,
+            lacks=lambda way, port: lacks_multiplex(port) if "multiplexed" in way else "",
+        ),
+        "grpc": Contender(
+            ways={"grpc": lambda port: partial(StubCaller, port, chats)},
+            command=partial(baseline, "grpc"),
+            serves=serves_grpc,
+        ),
+        "sse": Contender(
+            ways={"sse": lambda port: partial(SseCaller, port, chats)},
+            command=partial(baseline, "sse"),
+            serves=serves_http,
+        ),
+    }
+
+
+def main() -> None:
+    """Measure."""
+    parser = options.parser(__doc__, ["talkwire", "grpc", "sse"], levels="1,8,32,64,128,256")
+    parser.add_argument("--delay", type=float, default=0.025, help="of a word, s (%(default)s)")
+    flags = parser.parse_args()
+    chats = Chats(texts(flags.tokens), flags.tokens)
+    expected = Expected(chats, "stop", exact=True, texts=dict(enumerate(chats.prompts)))
+    servers = contenders(chats, flags.delay)
+    options.run("frontends", flags, servers, expected, {"delay": flags.delay})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What is asked of a server, who asks, and whether the answer is right. Knows no protocol."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+DISTINCT = 256  # prompts, in turn: none is in every batch
+
+
+@dataclass(frozen=True)
+class Chats:
+    """The chats of a benchmark, the same for each server.
+
+    Attributes:
+        prompts: What users say.
+        tokens: How many tokens each answer has.
+        model: The folder of the model, for those who make the prompts' tokens themselves.
+
+    """
+
+    prompts: Sequence[str]
+    tokens: int
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as one client saw it; times are `time.monotonic`'s, in seconds.
+
+    Attributes:
+        prompt: Which of the prompts it answers.
+        begun: When it was asked.
+        at: When each piece with something new in it came.
+        tokens: How many there were, as the server counts.
+        finish: Why it ended, as the server says.
+        text: What it says; empty where a server has no texts.
+        token_ids: The same in tokens; empty where a server does not give them.
+
+    """
+
+    prompt: int
+    begun: float
+    at: list[float]
+    tokens: int
+    finish: str
+    text: str = ""
+    token_ids: Sequence[int] = ()
+
+
+class Caller(Protocol):
+    """Asks a server, any number of chats at once. Use its block."""
+
+    @property
+    def messages(self) -> int:
+        """How many came so far."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def ask(self, prompt: int) -> Reply:
+        """Ask one of the prompts, and read the whole answer."""
+        ...
+
+
+class WrongAnswer(Exception):
+    """A server did not answer what it was asked."""
+
+
+@dataclass
+class Expected:
+    """What the right answers are: known, or learned from the first server.
+
+    Attributes:
+        finish: Why each ends.
+        exact: Whether each must be word for word what the first one to its prompt was. A model in
+            float32 on a CPU says the same in any batch; elsewhere sums depend on what is computed
+            beside them, and all that can be told is how many are the same.
+
+    """
+
+    chats: Chats
+    finish: str
+    exact: bool
+    texts: dict[int, str] = field(default_factory=dict)
+    token_ids: dict[int, Sequence[int]] = field(default_factory=dict)
+
+    def check(self, replies: Sequence[Reply]) -> float:
+        """Return the share of replies that are the same as the first ones to their prompts.
+
+        Raises:
+            WrongAnswer: One is too short or too long, ended otherwise, or had to be the same.
+
+        """
+        ends = Counter((reply.tokens, reply.finish) for reply in replies)
+        if set(ends) != {(self.chats.tokens, self.finish)}:
+            msg = f"expected {self.chats.tokens} tokens and {self.finish!r}, got {dict(ends)}"
+            raise WrongAnswer(msg)
+        other = [reply for reply in replies if not self._is_same(reply)]
+        if other and self.exact:
+            prompt = other[0].prompt
+            msg = (
+                f"{len(other)} of {len(replies)} are wrong: {self.chats.prompts[prompt]!r} is"
+                f" answered {other[0].text!r}, not {self.texts.get(prompt)!r}"
+            )
+            raise WrongAnswer(msg)
+        return 1 - len(other) / len(replies)
+
+    def _is_same(self, reply: Reply) -> bool:
+        """Compare what there is of both, the text or the tokens."""
+        text = not reply.text or reply.text == self.texts.setdefault(reply.prompt, reply.text)
+        ids = not reply.token_ids or list(reply.token_ids) == list(
+            self.token_ids.setdefault(reply.prompt, reply.token_ids)
+        )
+        return text and ids

@@ -1,0 +1,134 @@
+"""Ways to ask over gRPC: as users do with AsyncClient, and with the bare stub."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from math import inf
+from time import monotonic
+from typing import Any, Self
+
+import grpc
+
+from load.chats import Chats, Reply
+from talkwire import AsyncClient
+from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
+
+
+class CountingChannel:
+    """A gRPC channel that counts the messages that come in over its streams."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self.messages = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def unary_stream(self, method: str, **options: Any) -> Any:
+        """Count what a server streams."""
+        return self._channel.unary_stream(method, **self._counted(options))
+
+    def stream_stream(self, method: str, **options: Any) -> Any:
+        """Count what comes over a stream of both sides."""
+        return self._channel.stream_stream(method, **self._counted(options))
+
+    def _counted(self, options: dict[str, Any]) -> dict[str, Any]:
+        decode: Callable[[bytes], Any] = options["response_deserializer"]
+
+        def count(message: bytes) -> Any:
+            self.messages += 1
+            return decode(message)
+
+        return {**options, "response_deserializer": count}
+
+
+class GrpcCaller:
+    """What the callers over gRPC have in common: a channel that counts."""
+
+    def __init__(self, port: int, chats: Chats) -> None:
+        self._target = f"127.0.0.1:{port}"
+        self._chats = chats
+        self._channel = CountingChannel(self._connect())
+
+    @property
+    def messages(self) -> int:
+        """How many came."""
+        return self._channel.messages
+
+    async def __aenter__(self) -> Self:
+        await self._channel.channel_ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    def _connect(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(self._target)
+
+
+class TalkwireCaller(GrpcCaller):
+    """Asks as users do, with `AsyncClient`; each chat is a call of its own."""
+
+    options: Mapping[str, Any] = {}
+
+    def __init__(self, port: int, chats: Chats) -> None:
+        super().__init__(port, chats)
+        channel: Any = self._channel
+        self._client = AsyncClient(
+            self._target,
+            channel=channel,
+            timeout=inf,
+            max_tokens=chats.tokens,
+            temperature=0,
+            ignore_eos=True,
+            **self.options,
+        )
+
+    async def ask(self, prompt: int) -> Reply:
+        """Ask, and read it chunk by chunk."""
+        begun = monotonic()
+        async with self._client.stream(self._chats.prompts[prompt]) as stream:
+            at = [monotonic() async for _ in stream]
+        answer = stream.answer
+        tokens = answer.usage.completion_tokens
+        return Reply(prompt, begun, at, tokens, str(answer.finish_reason), answer.text)
+
+    def _connect(self) -> grpc.aio.Channel:
+        return AsyncClient(self._target, timeout=inf).channel
+
+
+class MultiplexCaller(TalkwireCaller):
+    """The same, with all chats of the process over one call."""
+
+    options: Mapping[str, Any] = {"multiplex": True}
+
+
+class StubCaller(GrpcCaller):
+    """Asks with the generated stub and nothing else."""
+
+    def __init__(self, port: int, chats: Chats) -> None:
+        super().__init__(port, chats)
+        channel: Any = self._channel
+        self._stub: Any = ChatServiceStub(channel)
+
+    async def ask(self, prompt: int) -> Reply:
+        """Ask, and read it message by message."""
+        request, at, text = pb.ChatRequest(query=self._chats.prompts[prompt]), [], []
+        begun = monotonic()
+        async for delta in self._stub.ChatStream(request):
+            at.append(monotonic())
+            text.append(delta.text)
+        finish = pb.FinishReason.Name(delta.finish_reason).removeprefix("FINISH_REASON_").lower()
+        tokens = delta.usage.completion_tokens
+        return Reply(prompt, begun, at, tokens, finish, "".join(text))
+
+
+def lacks_multiplex(port: int) -> str:
+    """Say why chats cannot be asked over one call; empty if they can."""
+    if "multiplex" not in inspect.signature(AsyncClient).parameters:
+        return "AsyncClient has no multiplex=True"
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = ChatServiceStub(channel).ChatMultiplex(iter(()))
+        if call.code() == grpc.StatusCode.UNIMPLEMENTED:
+            return "the server answers ChatMultiplex with UNIMPLEMENTED"
+    return ""

@@ -1,0 +1,59 @@
+"""The command line of the benchmarks: how much is measured, and where the result goes."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from load import machine
+from load.chats import Expected
+from load.measure import Contender, Plan, measure
+from load.plot import plot
+from load.report import Result, text
+
+
+def parser(doc: str, servers: Sequence[str], levels: str) -> argparse.ArgumentParser:
+    """Make a parser with the flags that all benchmarks have."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--levels", default=levels, help="streams side by side (%(default)s)")
+    made.add_argument("--servers", default=",".join(servers), help="which (%(default)s)")
+    made.add_argument("--repeats", type=int, default=3, help="runs of each level (%(default)s)")
+    made.add_argument("--chats", type=int, default=16, help="at least, in a run (%(default)s)")
+    made.add_argument("--tokens", type=int, default=128, help="of each answer (%(default)s)")
+    cores = len(os.sched_getaffinity(0))
+    made.add_argument(
+        "--clients", type=int, default=max(2, min(8, cores // 2)), help="processes (%(default)s)"
+    )
+    made.add_argument("--out", type=Path, help="write FILE.json and FILE.png", metavar="FILE")
+    made.add_argument("--logs", type=Path, help="keep the servers' logs in DIR", metavar="DIR")
+    return made
+
+
+def run(
+    name: str,
+    flags: argparse.Namespace,
+    contenders: Mapping[str, Contender],
+    expected: Expected,
+    settings: Mapping[str, Any],
+) -> None:
+    """Measure what the flags want, and show it."""
+    if unknown := set(flags.servers.split(",")) - set(contenders):
+        sys.exit(f"no such server: {', '.join(unknown)}; there are {', '.join(contenders)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        logs = flags.logs or Path(temporary)
+        logs.mkdir(parents=True, exist_ok=True)
+        levels = [int(level) for level in flags.levels.split(",")]
+        plan = Plan(levels, flags.repeats, flags.chats, flags.clients, logs)
+        chosen = [contenders[one] for one in flags.servers.split(",")]
+        measured = measure(chosen, plan, expected)
+    kept = {key: getattr(flags, key) for key in ("repeats", "chats", "tokens", "clients")}
+    result = Result.of(name, machine.describe(), {**kept, **settings}, measured)
+    sys.stdout.write(text(result) + "\n")
+    if flags.out:
+        result.write(flags.out.with_suffix(".json"))
+        plot(result, flags.out.with_suffix(".png"))
