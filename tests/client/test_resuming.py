@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import talkwire
+from fault_table import Table
 from processes import launched
 from support import RunningServer, calling
 from talkwire import Answer
@@ -107,7 +108,9 @@ def told(answer: Answer) -> pb.ChatResponse:
         ("pick_first", signal.SIGTERM),
     ],
 )
-async def test_no_answer_is_lost_with_a_replica(kind: str, policy: str, number: int) -> None:
+async def test_no_answer_is_lost_with_a_replica(
+    kind: str, policy: str, number: signal.Signals, table: Table
+) -> None:
     """Of 64 streams those on a server that dies or leaves go on at the other, as if undisturbed."""
     with (
         launched("--served-model-name=a", "--echo-delay=0.3", "--grace=0.1") as a,
@@ -134,6 +137,12 @@ async def test_no_answer_is_lost_with_a_replica(kind: str, policy: str, number: 
         async with calling("async", b.target, include={"token_ids": True}) as other:
             undisturbed = await asyncio.gather(*(other.chat(**question(i)) for i in range(STREAMS)))
 
+    pairs = zip(answers, undisturbed, strict=True)
+    lost = sum(told(answer) != told(whole) for (_, answer, _), whole in pairs)
+    done = f"{number.name} of one of two: streams with resume, {policy}"
+    table.add(
+        "replica dies", done, STREAMS, lost, f"{sum(first == 'a' for first, *_ in answers)} moved"
+    )
     assert "a" in {first for first, *_ in answers}
     assert [resumed for *_, resumed in answers] == [first == "a" for first, *_ in answers]
     assert [told(answer) for _, answer, _ in answers] == [told(answer) for answer in undisturbed]

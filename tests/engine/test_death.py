@@ -1,8 +1,7 @@
-"""vLLM's process is killed, stands still or raises. How long it took is printed (pytest -rP)."""
+"""vLLM's process is killed, stands still or raises."""
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from time import monotonic, sleep
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fault_table import Table
 from processes import ServerProcess, launched
 from talkwire import Client, Unavailable
 
@@ -124,7 +124,11 @@ def fail(_server: ServerProcess, folder: Path) -> None:
     ],
 )
 def test_the_server_ends_with_its_engine(
-    way: Callable[[ServerProcess, Path], None], found_in: float, reason: str, folder: Path
+    way: Callable[[ServerProcess, Path], None],
+    found_in: float,
+    reason: str,
+    folder: Path,
+    table: Table,
 ) -> None:
     """Calls fail within 2 s as ENGINE_DEAD and health says so; within 5 s all are gone.
 
@@ -147,8 +151,10 @@ def test_the_server_ends_with_its_engine(
         gone = monotonic() - begin
 
     last = max(at for at, _ in streams.ends) - begin
-    sys.stdout.write(f"{way.__name__}: {CALLS} calls ended after {last:.2f} s, the server after ")
-    sys.stdout.write(f"{ended:.2f} s, its last process after {gone:.2f} s\n")
+    seen = f"calls ended after {last:.2f} s (target 2), the server after {ended:.2f} s (target 5)"
+    untold = CALLS - [why for _, why in streams.ends].count("ENGINE_DEAD")
+    done = (way.__doc__ or "").rstrip(".")
+    table.add("engine dies", done, CALLS, untold, f"{seen}, all processes after {gone:.2f} s")
     assert [why for _, why in streams.ends] == ["ENGINE_DEAD"] * CALLS
     assert told == [
         health_pb2.HealthCheckResponse.SERVING,
@@ -165,7 +171,7 @@ def test_the_server_ends_with_its_engine(
     assert ended < 5
 
 
-def test_an_engine_that_dies_is_started_anew(folder: Path) -> None:
+def test_an_engine_that_dies_is_started_anew(folder: Path, table: Table) -> None:
     """With `--restart-engine 1` the server stays, and answers again; a second death ends it."""
     with (
         serving(folder, "--restart-engine=1") as server,
@@ -182,7 +188,8 @@ def test_an_engine_that_dies_is_started_anew(folder: Path) -> None:
         kill(server, folder)
         status, _ = server.ends()
 
-    sys.stdout.write(f"served again {seconds:.1f} s after the engine was killed\n")
+    seen = f"served again after {seconds:.1f} s"
+    table.add("engine dies", "with --restart-engine", 1, int("Paris" not in answer.text), seen)
     assert loading.value.reason in ("MODEL_LOADING", "ENGINE_DEAD")
     assert "Paris" in answer.text
     assert status == 1

@@ -5,7 +5,7 @@ import gzip
 import os
 import random
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from fault_table import Table
 from processes import ServerProcess, launched
 from talkwire import AsyncClient
 
@@ -68,6 +69,18 @@ async def attacks(process: ServerProcess) -> AsyncIterator[Any]:
         one.writer.close()
 
 
+@pytest.fixture
+def report(table: Table) -> Callable[[str, int, int], None]:
+    """Tell what an attack did to the server's memory, which must be little."""
+
+    def tell(what: str, before: int, after: int) -> None:
+        grown = after - before >= MOST
+        table.add("bytes", what, 1, int(grown), f"{before} MB, then {after} MB")
+        assert not grown
+
+    return tell
+
+
 def resident(process: ServerProcess) -> int:
     """Say how many megabytes a server has in memory."""
     text = Path(f"/proc/{process.process.pid}/statm").read_text(encoding="ascii")
@@ -96,7 +109,7 @@ def data(stream: int, payload: bytes, *, end: bool) -> bytes:
     return frame(0, int(end), stream, payload)
 
 
-async def test_noise(process: ServerProcess, attacks: Any) -> None:
+async def test_noise(process: ServerProcess, attacks: Any, report: Any) -> None:
     """Random bytes, before and after a good preface."""
     chance = random.Random(1)  # the same noise every time
     before = resident(process)
@@ -108,7 +121,7 @@ async def test_noise(process: ServerProcess, attacks: Any) -> None:
     report("noise on 300 connections", before, resident(process))
 
 
-async def test_broken_frames(process: ServerProcess, attacks: Any) -> None:
+async def test_broken_frames(process: ServerProcess, attacks: Any, report: Any) -> None:
     """Frames of every kind with random flags, streams and payloads, and bits of a good call."""
     chance = random.Random(2)
     good = headers(1) + data(1, b"\0\0\0\0\4\n\2hi", end=True)
@@ -145,7 +158,7 @@ async def test_a_method_that_is_no_text(process: ServerProcess, attacks: Any) ->
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_half_a_preface(process: ServerProcess, attacks: Any) -> None:
+async def test_half_a_preface(process: ServerProcess, attacks: Any, report: Any) -> None:
     """Two hundred connections that stop in the middle of it keep nobody out, and cost little."""
     before = resident(process)
     for i in range(200):
@@ -155,7 +168,7 @@ async def test_half_a_preface(process: ServerProcess, attacks: Any) -> None:
     report("200 halves of a preface", before, resident(process))
 
 
-async def test_dribbled_headers(process: ServerProcess, attacks: Any) -> None:
+async def test_dribbled_headers(process: ServerProcess, attacks: Any, report: Any) -> None:
     """A call whose headers come byte by byte, on a hundred connections, keeps nobody out."""
     before = resident(process)
     calls = [await attacks() for _ in range(100)]
@@ -169,7 +182,7 @@ async def test_dribbled_headers(process: ServerProcess, attacks: Any) -> None:
     report("100 dribbled headers", before, resident(process))
 
 
-async def test_endless_headers(process: ServerProcess, attacks: Any) -> None:
+async def test_endless_headers(process: ServerProcess, attacks: Any, report: Any) -> None:
     """Continuation frames without an end: the server hangs up, or throws them away."""
     before = resident(process)
     one = await attacks()
@@ -183,7 +196,7 @@ async def test_endless_headers(process: ServerProcess, attacks: Any) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_a_small_message_that_unpacks_to_a_large_one(
-    process: ServerProcess, attacks: Any, encoding: str
+    process: ServerProcess, attacks: Any, report: Any, encoding: str
 ) -> None:
     """It is refused at the size that a request may have, on thirty connections at once."""
     zeros = bytes(55 << 20)
@@ -202,7 +215,7 @@ async def test_a_small_message_that_unpacks_to_a_large_one(
     report(f"30 times 55 MB as {len(packed) >> 10} KB of {encoding}", before, resident(process))
 
 
-async def test_messages_of_a_million_fields(process: ServerProcess) -> None:
+async def test_messages_of_a_million_fields(process: ServerProcess, report: Any) -> None:
     """Eight million empty messages of a conversation would be a gigabyte."""
     before = resident(process)
     options = [("grpc.max_send_message_length", -1)]
@@ -218,9 +231,3 @@ async def test_messages_of_a_million_fields(process: ServerProcess) -> None:
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert await answers(process)
     report("millions of fields", before, resident(process))
-
-
-def report(what: str, before: int, after: int) -> None:
-    """Print what an attack did to the server's memory, which must be little."""
-    print(f"{what}: {before} MB, then {after} MB")  # noqa: T201
-    assert after - before < MOST

@@ -1,7 +1,6 @@
 """Who knocks without the right certificate or token, and what each gets.
 
-A table with pytest -s: client, door, who knocks, what it got, calls of three that reached the
-engine, and what the client said.
+Lost is, in the table, what reached the engine of a caller who was kept out, or did not of another.
 """
 
 import asyncio
@@ -21,6 +20,7 @@ from cryptography import x509
 
 from certificates import DAY, Authority, Pair
 from credentials import AUDIENCE, ISSUER, Issuer, TokenFile, write_keys
+from fault_table import Table
 from processes import run, serving
 from support import RunningServer, calling, running
 from talkwire import TLS, ConnectError, Error, PermissionDenied, Unauthenticated
@@ -51,7 +51,8 @@ class Counting(EchoEngine):
 class Place:
     """The authority, its files and its tokens, of one test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, table: Table) -> None:
+        self.table = table
         self.authority = Authority(folder, "authority")
         self.other = Authority(folder, "other")
         self.pair = self.authority.pair("server")
@@ -78,19 +79,20 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path, table: Table) -> Place:
+    return Place(tmp_path, table)
 
 
 class Knocking:
     """Tries to come in, in one way after another, and writes down what it got."""
 
-    def __init__(self, kind: str, server: RunningServer, door: str) -> None:
+    def __init__(self, kind: str, server: RunningServer, door: str, table: Table) -> None:
         assert isinstance(server.engine, Counting)
         self._kind = kind
         self._target = server.target
         self._engine = server.engine
         self._door = door
+        self._table = table
 
     async def get(self, who: str, model: str = "small", **options: Any) -> type[Error] | None:
         """Chat, stream and count; return how all three failed. Nothing may reach the engine."""
@@ -101,9 +103,8 @@ class Knocking:
             failures = [await _failure(client, method, model) for method in methods]
         reached = self._engine.reached - before
         (kind,) = {type(failure) if failure else None for failure in failures}
-        said = failures[0].message if failures[0] else "answered"
-        name = kind.__name__ if kind else ""
-        print(f"{self._kind:6}{self._door:6}{who:32} {name:16}{reached:2}  {said[-70:]}")  # noqa: T201
+        lost = reached if kind else 3 - reached
+        self._table.add(f"door: {self._door}", who, 3, lost, kind.__name__ if kind else "answered")
         assert reached == (0 if kind else 3)
         return kind
 
@@ -123,17 +124,17 @@ async def _failure(client: Any, method: str, model: str) -> Error | None:
 async def test_what_tls_keeps_out(kind: str, place: Place) -> None:
     """A stranger to either side's authority, in time or out of it, gets no connection."""
     async with running(Counting()) as server:
-        plain = Knocking(kind, server, "plain")
+        plain = Knocking(kind, server, "plain", place.table)
         assert await plain.get("without TLS") is None
         assert await plain.get("with TLS", tls=place.trusted) is ConnectError
     async with running(Counting(), **place.tls()) as server:
-        tls = Knocking(kind, server, "tls")
+        tls = Knocking(kind, server, "tls", place.table)
         assert await tls.get("with the right authority", tls=place.trusted) is None
         assert await tls.get("without TLS") is ConnectError
         assert await tls.get("with another authority", tls=TLS(place.other.file)) is ConnectError
     elsewhere = place.authority.pair("server", (x509.DNSName("elsewhere.example"),))
     async with running(Counting(), **place.tls(elsewhere)) as server:
-        named = Knocking(kind, server, "tls")
+        named = Knocking(kind, server, "tls", place.table)
         assert await named.get("to another name", tls=place.trusted) is ConnectError
 
 
@@ -141,7 +142,7 @@ async def test_a_certificate_that_expires_while_it_serves(kind: str, place: Plac
     """Clients refuse it, and come back when it was replaced, without a restart."""
     soon = place.authority.pair("server", valid=(-DAY, timedelta(seconds=LIVES)))
     async with running(Counting(), **place.tls(soon)) as server:
-        door = Knocking(kind, server, "tls")
+        door = Knocking(kind, server, "tls", place.table)
         await asyncio.sleep(LIVES + 1)
         assert await door.get("when it has expired", tls=place.trusted) is ConnectError
         shutil.copyfile(place.pair.cert_file, soon.cert_file)
@@ -153,7 +154,7 @@ async def test_what_client_certificates_keep_out(kind: str, place: Place) -> Non
     """With `--tls-client-ca-file` who shows no certificate, or no good one, gets no connection."""
     ca = {"tls_client_ca_file": place.authority.file}
     async with running(Counting(), **place.tls(), **ca) as server:
-        door = Knocking(kind, server, "mtls")
+        door = Knocking(kind, server, "mtls", place.table)
         expired, early = (-2 * DAY, -DAY), (DAY, 2 * DAY)
         for who, files, kept_out in (
             ("with a certificate", place.own(place.authority), False),
@@ -169,7 +170,7 @@ async def test_what_tokens_keep_out(kind: str, place: Place) -> None:
     """A token that is not wholly good is UNAUTHENTICATED; a good one's rights are kept, too."""
     issuer, rights = place.issuer, {"models": ["small"]}
     async with running(Counting(), **place.tokens_too()) as server:
-        door = Knocking(kind, server, "token")
+        door = Knocking(kind, server, "token", place.table)
         for who, token in (
             ("without a token", None),
             ("with a wrong one", "tw_wrong"),
@@ -267,6 +268,8 @@ async def test_rotation_under_load_loses_no_call(place: Place) -> None:
         outcomes = [outcome for task in load for outcome in await task]
         assert await long == 300
 
-    print(f"{len(served)} certificates, {len(outcomes)} calls on connections of their own")  # noqa: T201
-    assert (len(served), [error for error in outcomes if error]) == (10, [])
+    failed = [error for error in outcomes if error]
+    seen = f"{len(served)} certificates"
+    place.table.add("door: tls", "new connections under rotation", len(outcomes), len(failed), seen)
+    assert (len(served), failed) == (10, [])
     assert len(outcomes) > 20
