@@ -71,7 +71,7 @@ async def rest(server: RunningServer) -> None:
 
 async def begin(server: RunningServer, *arguments: object, within: Sequence[str] = ()) -> Process:
     """Start a client."""
-    command = [*within, sys.executable, ENDER, server.target, *map(str, arguments)]
+    command = [*within, sys.executable, str(ENDER), server.target, *map(str, arguments)]
     return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
 
 
