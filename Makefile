@@ -7,6 +7,7 @@
 SHELL := bash
 BUILD ?= auto
 ARGS ?=
+FAULTS = tests/faults tests/engine/test_death.py tests/client/test_resuming.py
 FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 
 .PHONY: help chat serve test check faults soak fuzz proto setup setup-dev clean
@@ -34,9 +35,9 @@ fuzz: setup-dev ## look for ten minutes for bytes that break the reading of requ
 	$(FUZZ) -max_total_time=600 $(ARGS)
 
 faults: setup-dev ## cancel, kill, overload and drain at full size, and print what was lost
-	TALKWIRE_FAULTS=full .venv/bin/python -m pytest -s tests/faults $(ARGS)
+	TALKWIRE_FAULTS=full .venv/bin/python -m pytest -rs $(FAULTS) $(ARGS)
 
-soak: setup-dev ## half an hour of mixed traffic; tells whether anything grows
+soak: setup-dev ## half an hour of mixed traffic, or ARGS minutes; fails if anything grows
 	.venv/bin/python benchmarks/soak.py $(ARGS)
 
 proto: ## regenerate generated/ from proto/

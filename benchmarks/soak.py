@@ -2,28 +2,36 @@
 
     python benchmarks/soak.py [MINUTES]      (default: 30)
 
-Prints the server's memory and open files and the 99th percentile of the time of an answer, minute
-by minute, and the slope of a line through each; the first minute, when caches fill, is left out.
+Finds the capacity first: how many calls of the mix a second end when as many callers as there are
+places ask again and again. Then asks at random moments, whatever the server says. Prints the
+server's memory, its open files and the 99th percentile of the time of an answer, minute by minute,
+and the slope of a line through each with its 95 % interval; the first fifth, when caches fill, is
+left out. Ends with status 1 if a line rises: if its interval is above zero, and it gains more than
+4 MB, 4 files or half of the 99th percentile.
 """
 
+import argparse
 import asyncio
 import random
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from itertools import count
+from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, linear_regression, median
 from time import monotonic
 
-from talkwire import AsyncClient, Error, InvalidRequest
+from talkwire import AsyncClient, Error, InvalidRequest, Overloaded, Timeout
 
-RUNNING, WORDS, PAUSE = 32, 20, 0.02  # capacity: 80 answers a second
-RATE = 0.8 * RUNNING / (WORDS * PAUSE)
+RUNNING, WORDS, PAUSE = 32, 20, 0.02
+SHARE = 0.8
 TEXT = "word " * WORDS
 PACE = ("--max-running-requests", str(RUNNING), "--echo-delay", str(PAUSE))
+WARM, CALIBRATION, WINDOW = 5, 20, 10  # seconds
+MOST = {"MB": 4.0, "files": 4.0}  # that a line may rise by; of the p99 it is half
 
 Chat = Callable[[AsyncClient], Awaitable[object]]
 
@@ -48,7 +56,7 @@ async def leave(client: AsyncClient) -> None:
 
 async def late(client: AsyncClient) -> None:
     """Give up when a deadline passes."""
-    with suppress(Error):
+    with suppress(Timeout):
         await client.chat(TEXT, timeout=0.1)
 
 
@@ -59,7 +67,7 @@ async def wrong(client: AsyncClient) -> None:
 
 
 async def structured(client: AsyncClient) -> None:
-    """Carry a tool, a picture and a history."""
+    """Carry a tool and a history."""
     tool = {"name": "f", "parameters": {"type": "object"}}
     await client.chat(
         TEXT, tools=[tool], messages=[{"text": "Hi."}, {"role": "assistant", "text": "Hm."}]
@@ -77,37 +85,88 @@ MIX: Sequence[tuple[Chat, int]] = (
 
 
 class Load:
-    """Asks at random moments, at a steady rate; keeps how long the whole answers took."""
+    """Asks, and keeps how many calls ended, how, and how long the whole answers took."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+        self._draw = random.Random(0)
+        self.ended = self.refused = self.failed = 0
         self.seconds: list[float] = []
-        self.failed = 0
 
-    async def run(self, until: float) -> None:
-        """Ask until then."""
-        draw = random.Random(0)
-        chats, weights = zip(*MIX, strict=True)
+    async def closed(self) -> None:
+        """Ask again and again, in as many tasks as the server has places."""
+
+        async def work() -> None:
+            while True:
+                await self._one()
+
         async with asyncio.TaskGroup() as group:
-            while monotonic() < until:
-                await asyncio.sleep(draw.expovariate(RATE))
-                (chat,) = draw.choices(chats, weights)
-                group.create_task(self._one(chat))
+            for _ in range(RUNNING):
+                group.create_task(work())
 
-    async def _one(self, chat: Chat) -> None:
+    async def open(self, rate: float, until: float) -> None:
+        """Ask so often a second, at random moments, until then."""
+        due = monotonic()
+        async with asyncio.TaskGroup() as group:
+            while due < until:
+                due += self._draw.expovariate(rate)
+                await asyncio.sleep(due - monotonic())
+                group.create_task(self._one())
+
+    async def _one(self) -> None:
+        chats, weights = zip(*MIX, strict=True)
+        (chat,) = self._draw.choices(chats, weights)
         start = monotonic()
         try:
             await chat(self._client)
+        except Overloaded:
+            self.refused += 1
         except Error:
             self.failed += 1
         else:
             if chat in (unary, stream):
                 self.seconds.append(monotonic() - start)
+        self.ended += 1
 
     def p99(self) -> float:
         """Milliseconds since the last time that this was asked."""
         taken, self.seconds = sorted(self.seconds), []
         return 1000 * taken[int(0.99 * (len(taken) - 1))]
+
+
+@dataclass
+class Line:
+    """A line through values, one a window.
+
+    Attributes:
+        name: What they are of.
+        slope: How much it rises a minute.
+        error: Half of the 95 % interval of the slope.
+        rise: How much it rises over all.
+        start: Where it begins.
+
+    """
+
+    name: str
+    slope: float
+    error: float
+    rise: float
+    start: float
+
+    @classmethod
+    def through(cls, name: str, values: Sequence[float]) -> "Line":
+        """Fit it."""
+        minutes = [at * WINDOW / 60 for at in range(len(values))]
+        slope, start = linear_regression(minutes, values)
+        off = sum((y - start - slope * x) ** 2 for x, y in zip(minutes, values, strict=True))
+        spread = sum((x - fmean(minutes)) ** 2 for x in minutes)
+        error = 2 * sqrt(off / (len(values) - 2) / spread)
+        return cls(name, slope, error, slope * minutes[-1], start)
+
+    @property
+    def grows(self) -> bool:
+        """Whether that is more than noise, and more than nothing to speak of."""
+        return self.slope > self.error and self.rise > MOST.get(self.name, self.start / 2)
 
 
 def usage(pid: int) -> tuple[float, int]:
@@ -117,42 +176,69 @@ def usage(pid: int) -> tuple[float, int]:
     return int(kilobytes) / 1000, len([*Path(f"/proc/{pid}/fd").iterdir()])
 
 
-async def soak(target: str, pid: int, minutes: int) -> None:
-    """Ask, look each minute, print what was seen."""
-    async with AsyncClient(target) as client:
+async def capacity(client: AsyncClient) -> float:
+    """Return how many calls of the mix a second the server can take."""
+    load = Load(client)
+    asking = asyncio.create_task(load.closed())
+    await asyncio.sleep(WARM)
+    before, start = load.ended, monotonic()
+    await asyncio.sleep(CALIBRATION)
+    rate = (load.ended - before) / (monotonic() - start)
+    asking.cancel()
+    await asyncio.wait([asking])
+    return rate
+
+
+async def soak(target: str, pid: int, minutes: float) -> bool:
+    """Ask, look each window, print what was seen; return whether nothing grows."""
+    async with AsyncClient(target, retry=None) as client:
+        most = await capacity(client)
+        rate = SHARE * most
+        print(f"capacity {most:.1f} calls a second; asking {rate:.1f} for {minutes:g} minutes")
         load = Load(client)
-        asking = asyncio.create_task(load.run(monotonic() + 60 * minutes))
-        seen = []
-        for minute in count(1):
-            await asyncio.wait([asking], timeout=60)
-            if asking.done():
-                break
+        start = monotonic()
+        asking = asyncio.create_task(load.open(rate, start + 60 * minutes))
+        seen: list[tuple[float, int, float]] = []
+        while await asyncio.wait([asking], timeout=WINDOW) and not asking.done():
             seen.append((*usage(pid), load.p99()))
-            memory, files, p99 = seen[-1]
-            print(
-                f"{minute:4} min  {memory:7.1f} MB  {files:4} files  p99 {p99:6.1f} ms", flush=True
-            )
+            if len(seen) % (60 // WINDOW) == 0:
+                memory, files, p99 = (median(v) for v in zip(*seen[-60 // WINDOW :], strict=True))
+                print(
+                    f"{len(seen) * WINDOW // 60:4} min  {memory:7.1f} MB  {files:4.0f} files"
+                    f"  p99 {p99:6.1f} ms",
+                    flush=True,
+                )
         await asking
+    took = monotonic() - start
+    print(f"{load.ended} calls, {load.ended / took / most:.0%} of capacity; {load.refused} refused")
+    steady = seen[len(seen) // 5 :]
     names = ("MB", "files", "ms of p99")
-    for name, values in zip(names, zip(*seen[1:], strict=True), strict=True):
-        slope = statistics.linear_regression(range(len(values)), values).slope
-        print(f"{slope:+.3f} {name} a minute, {min(values):.1f} to {max(values):.1f}")
-    print(f"{load.failed} answers failed")
+    lines = [Line.through(*it) for it in zip(names, zip(*steady, strict=True), strict=True)]
+    for line in lines:
+        print(
+            f"{line.slope:+.3f} ± {line.error:.3f} {line.name} a minute, {line.rise:+.1f} in all:"
+            f" {'GROWS' if line.grows else 'flat'}"
+        )
+    print(f"{load.failed} calls failed")
+    return not load.failed and not any(line.grows for line in lines)
 
 
-def main() -> None:
+def main() -> int:
     """Serve in a process of its own."""
-    minutes = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    parser = argparse.ArgumentParser(description="Mixed traffic at 80 %, and whether it grows.")
+    parser.add_argument("minutes", nargs="?", type=float, default=30)
+    minutes = parser.parse_args().minutes
     command = [sys.executable, "-m", "talkwire_server", "--engine", "echo", "--port", "0", *PACE]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
         serving = next(line for line in server.stderr if " serving " in line)
         target = serving.rpartition(" on ")[2].split()[0]
         try:
-            asyncio.run(soak(target, server.pid, minutes))
+            flat = asyncio.run(soak(target, server.pid, minutes))
         finally:
             server.terminate()
+    return 0 if flat else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
