@@ -187,8 +187,8 @@ async def test_overload(tmp_path: Path, table: Table) -> None:
     goodput = ratio(lambda window: window.words, busy, usual)
     slower, slower_p50 = ratio(p99, busy, usual), ratio(p50, busy, usual)
     late = 1000 * median(map(refused_p99, busy))
-    share = sum(callers[POLITE].words for callers in shares) * len(CALLERS)
-    share /= sum(window.words for window in busy)
+    words = sum(callers[POLITE].words for callers in shares)
+    share = words / sum(window.words for window in busy) * len(CALLERS)
     seen = f"goodput {goodput:.3f} (target 0.95), latency p50 {slower_p50:.2f},"
     seen += f" p99 {slower:.2f} times that at capacity (target 1.5)"
     table.add("overload", f"{offered:.1f} times capacity: accepted", accepted, failed, seen)
