@@ -39,6 +39,7 @@ from talkwire._output import Choice, Grammar, Regex, StructuralTag
 from talkwire._request import (
     CallOptions,
     ChatOptions,
+    ChunkingOptions,
     Effort,
     IncludeOptions,
     ReasoningOptions,
@@ -62,6 +63,7 @@ __all__ = [
     "ChatOptions",
     "Choice",
     "Chunk",
+    "ChunkingOptions",
     "Client",
     "ConnectError",
     "ContextLengthExceeded",

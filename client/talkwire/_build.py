@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from talkwire._answer import Answer
-from talkwire._fields import Faults, put, put_each, put_json
+from talkwire._fields import Faults, pairs, put, put_each, put_json
 from talkwire._messages import Query, messages, user
 from talkwire._output import output_format
 from talkwire._request import CallSettings, ChatOptions, SamplingOptions
@@ -94,14 +94,20 @@ def _place(request: pb.ChatRequest, name: str, value: Any, faults: Faults) -> No
                 with faults.at(f"[{i}]"):
                     put_json(request.template.documents.add(), document)
         case "time_limit":
-            limit = value if isinstance(value, timedelta) else timedelta(seconds=value)
-            request.time_limit.FromTimedelta(limit)
+            request.time_limit.FromTimedelta(_span(value))
         case "continuation":
             _continue(request, value)
+        case "chunking":
+            delay = {name: _span(v) for name, v in pairs(value) if name == "max_delay"}
+            put_each(request.chunking, {**value, **delay}, faults)
         case "engine_options":
             put_json(request.engine_options, value)
         case _:
             put(request, name, value)
+
+
+def _span(seconds: Any) -> timedelta:
+    return seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
 
 
 def _reasoning(reasoning: pb.Reasoning, value: Any, faults: Faults) -> None:

@@ -67,6 +67,18 @@ class IncludeOptions(TypedDict, total=False):
     prompt_token_ids: bool
 
 
+class ChunkingOptions(TypedDict, total=False):
+    """How an answer is cut into chunks; its first text comes at once.
+
+    Keys:
+        max_delay: Seconds for which the server may gather what comes.
+        min_chars: Characters that are enough before that.
+    """
+
+    max_delay: float | timedelta
+    min_chars: int
+
+
 class ChatOptions(SamplingOptions, total=False):
     """What a chat may say besides its query; what is left out is the server's to decide.
 
@@ -98,6 +110,7 @@ class ChatOptions(SamplingOptions, total=False):
             ones. Exact with token ids, which `include={"token_ids": True}` brings, and which are
             then asked for again. Of token ids or a `pb.Continuation` only the rest is answered.
             None, and what is empty, begin anew.
+        chunking: Have fewer, larger chunks, which cost less, not each as soon as it is there.
         engine_options: The engine's own, where the server's operator allows them.
     """
 
@@ -120,6 +133,7 @@ class ChatOptions(SamplingOptions, total=False):
     request_id: str
     time_limit: float | timedelta
     continuation: Answer | pb.Continuation | Sequence[int] | None
+    chunking: ChunkingOptions
     engine_options: Mapping[str, object]
 
 

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import Admission
 from talkwire_server.callers import Caller
+from talkwire_server.chunking import chunked
 from talkwire_server.engine import Delta, Engine
 
 
@@ -36,4 +37,8 @@ class Answers:
         ) as call:
             answer = self._engine.stream(call) if call.places else call.unbegun()
             async with aclosing(answer) as deltas:
-                yield deltas
+                if final_only or not request.HasField("chunking"):
+                    yield deltas
+                    return
+                async with aclosing(chunked(deltas, request.chunking)) as chunks:
+                    yield chunks

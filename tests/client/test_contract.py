@@ -293,8 +293,11 @@ async def test_defaults_of_the_client_hold_for_every_call(kind: str, echo: Runni
 async def test_a_request_of_ones_own_can_be_sent(client: Any) -> None:
     """`send` takes a ChatRequest; what the server does not support is refused by name."""
     assert (await client.call("send", pb.ChatRequest(query="hi"))).text == "hi"
-    request = pb.ChatRequest(query="hi", priority=2, chunking=pb.Chunking(min_chars=9))
-    with pytest.raises(talkwire.Unsupported, match=r"chunking, priority$") as caught:
+    request = pb.ChatRequest(query="hi", priority=2, sampling=pb.Sampling(bad_words=["x"]))
+    with pytest.raises(
+        talkwire.Unsupported,
+        match=r"sampling.bad_words, priority$",
+    ) as caught:
         await client.call("send", request)
 
     assert caught.value.reason == "UNSUPPORTED_FEATURE"

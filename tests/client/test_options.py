@@ -28,6 +28,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 SCHEMA = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "number"}}}
 
 EVERYTHING: dict[str, Any] = {
+    "chunking": {"max_delay": 0.25, "min_chars": 20},
     "messages": [
         {"role": "user", "parts": ["t", Image(b"i", mime_type="image/png", cache_key="k")]},
         {"role": "user", "parts": [Audio.from_uri("data:,a"), Video.cached("k")]},
@@ -112,15 +113,13 @@ def declared(descriptor: Any, seen: set[str]) -> Iterator[str]:
 
 
 def test_every_field_of_a_request_is_reached_by_an_option() -> None:
-    """All of ChatRequest and of what it holds; but for `chunking`, which no server takes yet."""
+    """All of ChatRequest and of what it holds."""
     set_by_options = {
         name for options in [EVERYTHING, *OTHER_FORMS] for name in fields(build("q", options))
     }
-    skipped = {"talkwire.v1.ChatRequest.chunking"}
-    skipped |= {f"talkwire.v1.Chunking.{name}" for name in pb.Chunking.DESCRIPTOR.fields_by_name}
     wellknown = {name for name in set_by_options if name.startswith("google.")}
 
-    assert set_by_options - wellknown == {*declared(pb.ChatRequest.DESCRIPTOR, set())} - skipped
+    assert set_by_options - wellknown == {*declared(pb.ChatRequest.DESCRIPTOR, set())}
 
 
 def test_each_option_has_its_place() -> None:

@@ -235,8 +235,8 @@ FIELDS: dict[str, Case] = {
         {"continuation": {"text": "a "}},
         {"message.text": "b c", "usage.completion_tokens": 3},
     ),
-    "chunking.max_delay": ({"chunking": {"max_delay": {"seconds": 1}}}, "chunking"),
-    "chunking.min_chars": ({"chunking": {"min_chars": 1}}, "chunking"),
+    "chunking.max_delay": ({"chunking": {"max_delay": {"seconds": 1}}}, SAME),
+    "chunking.min_chars": ({"chunking": {"min_chars": 1}}, SAME),
     "engine_options": ({"engine_options": {"a": 1}}, "engine_options"),
 }
 
@@ -278,6 +278,7 @@ ELSEWHERE = {
     *(f"messages.parts.{k}.{v}" for k in MEDIA for v in ("uri", "cache_id", "cache_key")),
     *("include.token_ids", "include.prompt_token_ids", "reasoning.exclude"),  # shown or not
     *("continuation.token_ids", "continuation.text"),
+    *("chunking.max_delay", "chunking.min_chars"),
     *("model", "priority", "request_id", "time_limit"),
 }
 

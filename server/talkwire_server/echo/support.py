@@ -38,6 +38,7 @@ SUPPORTED: Support = {
     "request_id": {},
     "time_limit": None,
     "continuation": fields("token_ids text"),
+    "chunking": {**fields("min_chars"), "max_delay": None},
 }
 
 
