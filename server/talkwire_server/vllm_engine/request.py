@@ -43,6 +43,7 @@ SUPPORTED: Support = {
     },
     "time_limit": None,
     "continuation": fields("token_ids text"),
+    "chunking": {**fields("min_chars"), "max_delay": None},
     "engine_options": None,
 }
 
