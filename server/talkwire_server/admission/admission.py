@@ -37,7 +37,8 @@ class Admission:
     def __init__(self, engine: Engine, settings: AdmissionSettings) -> None:
         places = settings.max_running_requests or engine.capacity + -(-engine.capacity // 8)
         queued = settings.max_queued_requests
-        queued = 4 * places if queued is None else queued
+        # So that overload adds half to the time of an answer, and no more.
+        queued = -(-places // 2) if queued is None else queued
         tokens = settings.max_queued_tokens or 16384 * max(1, queued)
         pace = Pace()
         self._engine = engine

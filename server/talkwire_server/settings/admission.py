@@ -16,7 +16,7 @@ class AdmissionSettings(Group):
         at_least=1,
     )
     max_queued_requests: int | None = flag(
-        None, "requests that wait for that (default: four times as many)", at_least=0
+        None, "requests that wait for that (default: half as many)", at_least=0
     )
     max_queued_tokens: int | None = flag(
         None,
