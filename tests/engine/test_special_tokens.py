@@ -178,6 +178,16 @@ def test_wherever_a_text_stands(fields: dict[str, Any]) -> None:
             control_tokens(refuses=True).broken(request)
 
 
+def test_a_text_of_several_blocks() -> None:
+    """Wherever one of them ends, as without them."""
+    guard = control_tokens()
+    short = guard.broken(pb.ChatRequest(query=FORGED)).query
+    for size in range((1 << 16) - len(FORGED) - 2, (1 << 16) + 2):
+        request = pb.ChatRequest(query=f"{'x' * size}{FORGED}{'y' * (1 << 16)}<")
+
+        assert guard.broken(request).query == f"{'x' * size}{short}{'y' * (1 << 16)}<\u200b"
+
+
 def test_a_refusal_names_the_field() -> None:
     """Every one of them, and the token."""
     request = make(pb.ChatRequest, query=END, messages=[{"text": "ok"}, {"text": f"a{MARK}b"}])

@@ -22,6 +22,7 @@ from talkwire_server.settings import Settings
 from talkwire_server.texts import change_texts
 
 _BREAKS = "\u200b\u2060 "  # the first that the tokenizer does not read over is taken
+_BLOCK = 1 << 16  # characters: while one is searched no other thread runs
 
 
 def control_tokens(
@@ -129,6 +130,7 @@ class _Marks:
 
     def __init__(self, marks: Iterable[str]) -> None:
         self.texts = sorted((mark for mark in marks if len(mark) > 1), key=len, reverse=True)
+        self._longest = max(map(len, self.texts), default=0)
         tree: dict[str, Any] = {}
         for mark in self.texts:
             node = tree
@@ -140,7 +142,15 @@ class _Marks:
 
     def broken(self, text: str, character: str, *, ends: bool = False) -> str:
         """Break all marks in a text; with `ends` what its end may be the beginning of, too."""
-        return (self._begun if ends else self._whole).sub(rf"\g<0>{character}", text)
+        pattern, pieces, done = self._begun if ends else self._whole, list[str](), 0
+        for start in range(0, len(text), _BLOCK):
+            # As far as a mark reaches that begins at the block's end; none is cut off before it.
+            for found in pattern.finditer(text, start, start + _BLOCK + self._longest):
+                if found.start() >= start + _BLOCK:
+                    break
+                pieces += text[done : found.end()], character
+                done = found.end()
+        return "".join(pieces) + text[done:]
 
     def first(self, text: str) -> str:
         """Return the first mark in a text, or nothing."""

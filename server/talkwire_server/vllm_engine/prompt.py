@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from vllm.config import ModelConfig, VllmConfig
@@ -27,6 +28,8 @@ from talkwire_server.vllm_engine.parsers import make_renderer, needs_parser
 from talkwire_server.vllm_engine.reading import Reading
 from talkwire_server.vllm_engine.request import vllm_request
 from talkwire_server.vllm_engine.template import Template
+
+_LONG = 100_000  # characters; others do not wait for what is done with more
 
 
 @dataclass(slots=True)
@@ -117,10 +120,11 @@ class Prompts:
         return Prompt(text, ids)
 
     async def _render(self, call: Call) -> tuple[pb.ChatRequest, "Request", EngineInput]:
-        self._check_length(call.request)
+        length = self._check_length(call.request)
         asked = await self._media.resolve(call.request)
         if self._control_tokens:
-            asked = self._control_tokens.broken(asked)
+            breaking = partial(self._control_tokens.broken, asked)
+            asked = await asyncio.to_thread(breaking) if length > _LONG else breaking()
         with rendering(asked):
             request = Request(**self._request(call, asked))
             try:
@@ -137,11 +141,13 @@ class Prompts:
             raise ContextLengthExceeded(tokens, limit)
         return asked, request, prompt
 
-    def _check_length(self, asked: pb.ChatRequest) -> None:
-        """Refuse what no tokenizer could make fit, before it takes its time to find out."""
-        least = characters(asked) // self._tokenizer.max_chars_per_token
+    def _check_length(self, asked: pb.ChatRequest) -> int:
+        """Refuse what no tokenizer could make fit, before it takes its time; count characters."""
+        length = characters(asked)
+        least = length // self._tokenizer.max_chars_per_token
         if least >= self._config.max_model_len:
             raise ContextLengthExceeded(least, self._config.max_model_len)
+        return length
 
     async def job(self, call: Call) -> Job:
         """Make all that vLLM needs to answer a call.
