@@ -21,7 +21,8 @@ Sampling
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
 from itertools import islice
 from time import monotonic
 
@@ -49,7 +50,7 @@ class EchoEngine:
     Args:
         names: The names it serves under.
         default_system: System prompt of requests that bring none; counted, not said.
-        delay: Seconds before each word.
+        delay: Seconds of a step, in which each running answer gains a word.
 
     """
 
@@ -71,7 +72,7 @@ class EchoEngine:
         self.capacity = CAPACITY
         self.unfinished = 0
         self._default_system = default_system
-        self._delay = delay
+        self._clock = _Clock(delay) if delay else None
 
     async def launch(self) -> None:
         """Do nothing: there is nothing to load."""
@@ -111,9 +112,9 @@ class EchoEngine:
             said, deltas = script(call.request), [Delta() for _ in range(call.request.n or 1)]
             usage = self._open(call, deltas[0])
             end, done, first = said.end, said.start, 0.0
-            sleep = _Sleep(call) if self._delay else asyncio.sleep
+            step = self._clock.joined(call) if self._clock else partial(asyncio.sleep, 0)
             for at in range(said.start, len(said.tokens)):
-                await sleep(self._delay)
+                await step()
                 if call.ending:
                     end = Delta(finish_reason=call.ending)
                     break
@@ -155,25 +156,40 @@ class EchoEngine:
         return pb.Usage(prompt_tokens=len(tokens), media_tokens=media(call.request))
 
 
-class _Sleep:
-    """`asyncio.sleep`, but for the end of the call, which wakes it."""
+class _Clock:
+    """The steps of an engine: all that run take them together."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._awake = asyncio.get_running_loop().create_future()
-        call.on_end(self._wake)
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: list[asyncio.Future[None]] = []
 
-    async def __call__(self, seconds: float) -> None:
-        if self._call.ending:
-            return
+    def joined(self, call: Call) -> Callable[[], Awaitable[None]]:
+        """Return what waits for the next step, or for the end of a call."""
+        awake = asyncio.get_running_loop().create_future()
+
+        def wait() -> Awaitable[None]:
+            nonlocal awake
+            if not call.ending:
+                awake = self._next()
+            return awake
+
+        call.on_end(lambda: _wake(awake))
+        return wait
+
+    def _next(self) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
-        self._awake = loop.create_future()
-        timer = loop.call_later(seconds, self._wake)
-        try:
-            await self._awake
-        finally:
-            timer.cancel()
+        if not self._waiting:
+            loop.call_later(self._seconds, self._step)
+        step = loop.create_future()
+        self._waiting.append(step)
+        return step
 
-    def _wake(self) -> None:
-        if not self._awake.done():
-            self._awake.set_result(None)
+    def _step(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for step in waiting:
+            _wake(step)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
