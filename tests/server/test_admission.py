@@ -107,9 +107,22 @@ async def test_beyond_the_bounds_a_call_is_refused_at_once() -> None:
         assert server.server.engine.unfinished == 1
 
 
+async def test_half_as_many_wait_as_run() -> None:
+    """Unless told otherwise, so that a wait is half the time of an answer."""
+    async with busy(max_running_requests=3) as server:
+        for number in range(3):
+            await server.run(f"runs-{number}")
+        for number in range(2):
+            await server.wait(f"waits-{number}")
+        _, details, _ = await refused(server.stream("last"))
+
+        assert details["ErrorInfo"].reason == "QUEUE_FULL"
+
+
 async def test_prompt_tokens_that_wait_are_bounded() -> None:
     """One for four bytes; a prompt that is longer than the bound waits where no other does."""
-    async with busy(max_running_requests=1, max_queued_tokens=100) as server:
+    bounds = {"max_queued_requests": 4, "max_queued_tokens": 100}
+    async with busy(max_running_requests=1, **bounds) as server:
         await server.run("first")
         await server.wait("long", system="word " * 1000)
         _, details, _ = await refused(server.stream("third"))
@@ -129,7 +142,8 @@ def picture(size: int) -> dict[str, Any]:
 
 async def test_bytes_that_wait_are_bounded() -> None:
     """Those of media are no tokens; one request that is over the bound waits as with tokens."""
-    async with busy(max_running_requests=1, max_queued_tokens=50, max_queued_bytes=1000) as server:
+    bounds = {"max_queued_requests": 4, "max_queued_tokens": 50, "max_queued_bytes": 1000}
+    async with busy(max_running_requests=1, **bounds) as server:
         await server.run("first")
         await server.wait("large", **picture(2000))
         _, details, _ = await refused(server.stream("third", **picture(1)))
