@@ -157,7 +157,8 @@ def test_grpcurl_multiplexes(address: str) -> None:
     events = [event for message in answered for event in message["events"]]
 
     for n in (1, 2):
-        *deltas, last = [event for event in events if event["call"] == n]
+        first, *deltas, last = [event for event in events if event["call"] == n]
+        assert first["admitted"] == deltas[0]["response"]["id"]
         assert "".join(d["response"].get("text", "") for d in deltas) == f"hello {n}"
         assert last["status"] == {}
 

@@ -99,6 +99,7 @@ class Multiplex:
                 asyncio.timeout(left) as limit,
                 self._begin(request_id, start.request, left) as deltas,
             ):
+                outbox.add(call).admitted = request_id
                 async for delta in deltas:
                     if outbox.holds(call):
                         await outbox.room(call)

@@ -39,6 +39,7 @@ class Peer:
     def __init__(self, call: Any) -> None:
         self.call = call
         self.messages: list[pb.ChatMultiplexResponse] = []
+        self.admitted: dict[int, str] = {}
         self.deltas: dict[int, list[Delta]] = defaultdict(list)
         self.status: dict[int, pb.CallStatus] = {}
 
@@ -54,7 +55,10 @@ class Peer:
         self.messages.append(message)
         for event in message.events:
             assert event.call not in self.status, "a call goes on after its status"
-            if event.HasField("response"):
+            if event.HasField("admitted"):
+                assert not self.deltas[event.call], "a call is let in after it began"
+                self.admitted[event.call] = event.admitted
+            elif event.HasField("response"):
                 self.deltas[event.call].append(event.response)
             else:
                 self.status[event.call] = event.status
@@ -105,6 +109,7 @@ async def test_answers_are_those_of_calls_of_their_own(echo: RunningServer) -> N
             assert same(mux.answer(n), whole)
 
     assert {status.code for status in mux.status.values()} == {code_pb2.OK}
+    assert mux.admitted == {n: deltas[0].id for n, deltas in mux.deltas.items()}
     assert len(mux.messages) < sum(map(len, mux.deltas.values()))
 
 
@@ -122,6 +127,7 @@ async def test_one_failure_is_one_call_s(echo: RunningServer) -> None:
         await mux.until(1, 2, 3, 4, 5, 6)
 
     assert [mux.status[n].code for n in range(1, 7)] == [0, 3, 5, 3, 3, 0]
+    assert mux.admitted.keys() == {1, 6}
     assert [mux.reason(n) for n in (2, 3, 4, 5)] == [
         "INVALID_FIELD",
         "MODEL_NOT_FOUND",

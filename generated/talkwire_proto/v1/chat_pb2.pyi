@@ -1549,7 +1549,12 @@ class ChatMultiplexResponse(_message.Message):
         CALL_FIELD_NUMBER: _builtins.int
         RESPONSE_FIELD_NUMBER: _builtins.int
         STATUS_FIELD_NUMBER: _builtins.int
+        ADMITTED_FIELD_NUMBER: _builtins.int
         call: _builtins.int
+        admitted: _builtins.str
+        """First event of a call that is let in: its request's id, which is the `x-request-id` in the
+        initial metadata of a call of its own.
+        """
         @_builtins.property
         def response(self) -> Global___ChatStreamResponse: ...
         @_builtins.property
@@ -1562,12 +1567,13 @@ class ChatMultiplexResponse(_message.Message):
             call: _builtins.int = ...,
             response: Global___ChatStreamResponse | None = ...,
             status: Global___CallStatus | None = ...,
+            admitted: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "response", b"response", "status", b"status"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "event", b"event", "response", b"response", "status", b"status"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "event", b"event", "response", b"response", "status", b"status"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "call", b"call", "event", b"event", "response", b"response", "status", b"status"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+        _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["response", "status", "admitted"]  # noqa: Y015
         _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
         def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -66,7 +66,10 @@ class ChatServiceStub:
     """Many ChatStream calls over one stream. A caller that keeps many answers running at once (a
     gateway, a batch job) pays per engine step instead of per token: everything that one step
     produced for all of its calls arrives in one message. Each call keeps its own deadline,
-    cancellation and status; one call's failure ends that call only.
+    cancellation and status; one call's failure ends that call only. All have the metadata of the
+    stream, and its token is checked anew for each. A second Start of a running call's number, or a
+    message about one that cannot be read, ends the stream. When the caller half-closes, running
+    calls go on.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]
     """Renders and tokenizes a request without running it: its length, and on demand the exact
@@ -96,7 +99,10 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """Many ChatStream calls over one stream. A caller that keeps many answers running at once (a
     gateway, a batch job) pays per engine step instead of per token: everything that one step
     produced for all of its calls arrives in one message. Each call keeps its own deadline,
-    cancellation and status; one call's failure ends that call only.
+    cancellation and status; one call's failure ends that call only. All have the metadata of the
+    stream, and its token is checked anew for each. A second Start of a running call's number, or a
+    message about one that cannot be read, ends the stream. When the caller half-closes, running
+    calls go on.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Renders and tokenizes a request without running it: its length, and on demand the exact
@@ -141,7 +147,10 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """Many ChatStream calls over one stream. A caller that keeps many answers running at once (a
         gateway, a batch job) pays per engine step instead of per token: everything that one step
         produced for all of its calls arrives in one message. Each call keeps its own deadline,
-        cancellation and status; one call's failure ends that call only.
+        cancellation and status; one call's failure ends that call only. All have the metadata of the
+        stream, and its token is checked anew for each. A second Start of a running call's number, or a
+        message about one that cannot be read, ends the stream. When the caller half-closes, running
+        calls go on.
         """
 
     @_abc_1.abstractmethod
