@@ -55,8 +55,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         """Refuse what gRPC would not take."""
-        if self.attempts < 1 or not 0.001 <= self.initial <= self.maximum:
-            msg = f"{self}: attempts must be >= 1, and 0.001 <= initial <= maximum"
+        # After a delay that is rounded to 0 ms gRPC hangs for ever (grpc#41036).
+        if self.attempts < 1 or not 0.01 <= self.initial <= self.maximum:
+            msg = f"{self}: attempts must be >= 1, and 0.01 <= initial <= maximum"
             raise ValueError(msg)
 
 

@@ -123,8 +123,8 @@ def test_a_name_that_looks_like_this_machine_is_not(target: str) -> None:
 
 
 def test_retries_that_grpc_would_not_take_are_refused() -> None:
-    """An impossible policy is named, instead of breaking every call."""
-    for bad in ({"attempts": 0}, {"initial": 0}, {"initial": 2, "maximum": 1}):
+    """An impossible policy is named, instead of breaking every call, or hanging it (grpc#41036)."""
+    for bad in ({"attempts": 0}, {"initial": 0.001}, {"initial": 2, "maximum": 1}):
         with pytest.raises(ValueError, match="attempts must be"):
             Retry(**bad)
 
