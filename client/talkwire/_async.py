@@ -211,17 +211,33 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
                 raise
             raise from_cancel(self.target) from None
 
-    async def _connect(self, call: dict[str, Any], partial: Answer | None = None) -> dict[str, Any]:
-        """Wait for a connection; return the call's arguments with the time that is left."""
+    async def _connect(
+        self,
+        call: dict[str, Any],
+        partial: Answer | None = None,
+        hold: Callable[[Any], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Wait for a connection; return the call's arguments with the time that is left.
+
+        `hold` gets what can be cancelled meanwhile.
+        """
         if not self._options.wait_for_ready or call["timeout"] == 0:
+            return call
+        if self.channel.get_state() is grpc.ChannelConnectivity.READY:
             return call
         begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
         try:
             async with asyncio.timeout(seconds):
-                await self.channel.channel_ready()
+                waiting = asyncio.ensure_future(self.channel.channel_ready())
+                hold(waiting)
+                await waiting
         except TimeoutError:
             cause = await self._cause()
             raise no_connection(self.target, seconds, cause, partial) from None
+        except asyncio.CancelledError:
+            if task_is_cancelled():
+                raise
+            raise from_cancel(self.target, partial) from None
         return less(call, monotonic() - begin)
 
     async def _cause(self) -> str | None:

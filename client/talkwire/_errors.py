@@ -194,9 +194,11 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     code, text = error.code(), error.details() or ""
     details = _details(error.trailing_metadata() or ())
     info = details.get("ErrorInfo")
+    if code is Code.CANCELLED and not info:
+        code = Code.UNAVAILABLE  # what a leaving server has not begun ends so (grpc#41785)
     kind = _BY_REASON.get(info.reason if info else "", _BY_CODE.get(code, ServerError))
     if code is Code.UNAVAILABLE and not info:
-        begun = error.initial_metadata() or (partial and partial.id)
+        begun = taken(error) or (partial and partial.id)
         broke = "lost the connection" if begun else "no connection"
         kind, text = ConnectError, f"{broke} to {target}: {text}"
     if code is Code.RESOURCE_EXHAUSTED and not info and "larger than max" in text:
@@ -232,6 +234,11 @@ def from_cancel(target: str, partial: Answer | None = None) -> Cancelled:
     """Make the exception of a call that this side cancelled."""
     text = "cancelled on this side"
     return Cancelled(text, code=Code.CANCELLED, target=target, partial=partial)
+
+
+def taken(error: BaseException) -> bool:
+    """Tell whether the server had let the call in that failed so."""
+    return isinstance(error, grpc.RpcError) and bool(error.initial_metadata())  # type: ignore[attr-defined]  # not in the stubs
 
 
 def task_is_cancelled() -> bool:

@@ -144,7 +144,8 @@ class CallOptions(ChatOptions, total=False):
         timeout: Seconds until the call fails with `Timeout`; `math.inf` for no limit.
         metadata: More gRPC metadata.
         resume: Where the server or the connection is lost amid the answer, go on by itself, at
-            another address or when there is a server again, all within `timeout`. It asks for
+            another address or when there is a server again, all within `timeout`, but not
+            after ten calls in a row that were taken and lost without a new token. It asks for
             token ids, and you get them, too. Not with `n`, `output`, a forced tool,
             prompt_logprobs or excluded thoughts.
         within: The context of the gRPC handler that calls: the answer ends with the incoming call

@@ -10,7 +10,7 @@ from talkwire._answer import Answer
 from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable
 from talkwire_proto.v1 import chat_pb2 as pb
 
-TRIES = 10  # in a row, without a new token
+TRIES = 10  # in a row that servers took, and lost without a new token; the time bounds the others
 _FIRST, _LONGEST = 0.1, 5.0  # pauses, in seconds
 
 
@@ -50,7 +50,7 @@ class Course:
         self._arguments = arguments
         self._given = [] if begun else list(request.continuation.token_ids)
         self.resume = resume
-        self._tokens = self._tries = 0
+        self._tokens = self._tries = self._lost = 0
         self._begin, self._end = 0.0, inf
 
     def arguments(self) -> dict[str, Any]:
@@ -61,20 +61,24 @@ class Course:
             self._end = inf if call["timeout"] is None else now + call["timeout"]
         return call if self._end == inf else {**call, "timeout": max(0.0, self._end - now)}
 
-    def follow(self, error: Error, id: str, answer: Answer) -> float:
+    def follow(self, error: Error, id: str, answer: Answer, *, taken: bool) -> float:
         """Make the request that goes on; return after how many seconds to send it.
+
+        `taken` tells whether a server had let the call in that failed.
 
         Raises:
             Error: What was given: no call may follow, or none in time.
 
         """
         if len(answer.token_ids) > self._tokens:
-            self._tokens, self._tries = len(answer.token_ids), 0
+            self._tokens, self._tries, self._lost = len(answer.token_ids), 0, 0
+        else:
+            self._lost += taken
         # One that refuses to go on may be full, or not know yet that it lost this caller.
         passing = (Unavailable, Overloaded, RequestIdInUse) if self._tries else Unavailable
-        if not (self.resume and id and isinstance(error, passing) and self._tries < TRIES):
+        if not (self.resume and id and isinstance(error, passing) and self._lost < TRIES):
             raise error
-        pause = uniform(0, min(_LONGEST, _FIRST * 2**self._tries))  # noqa: S311  # no secret
+        pause = uniform(0, min(_LONGEST, _FIRST * 2 ** min(self._tries, 6)))  # noqa: S311  # no secret
         if self._tries:  # at first there may be another server
             pause += error.retry_after or 0
         if monotonic() + pause >= self._end:

@@ -1,5 +1,6 @@
 """What both streams are but for their I/O: the answer so far, and its end. Reads nothing."""
 
+from threading import Event
 from typing import Any
 
 import grpc
@@ -27,9 +28,9 @@ class StreamBase:
         self.resumed = 0
         self._course = course
         self._within = within
-        self._call: Any = None  # grpc's, once the block is entered
+        self._call: Any = None  # what is waited for, once the block is entered
         self._ahead: Chunk | None = None  # was read to enter the block
-        self._cancelled = False
+        self._cancelled = Event()
         self._reader = reader
         self._answer = Accumulator(course.begun.proto if course.begun else None)
 
@@ -52,7 +53,7 @@ class StreamBase:
 
     def cancel(self) -> None:
         """Stop the answer on the server; from any thread or task. Reading on raises `Cancelled`."""
-        self._cancelled = True
+        self._cancelled.set()
         if self._call is not None:
             self._call.cancel()
 
@@ -67,9 +68,10 @@ class StreamBase:
         if ended:
             self.cancel()
 
-    def _begin(self, call: Any) -> None:
+    def _hold(self, call: Any) -> None:
+        """Have `cancel` end this: a call, or the wait for one."""
         self._call = call
-        if self._cancelled:  # while it waited for a connection
+        if self._cancelled.is_set():  # in between
             call.cancel()
 
     def _admitted(self, metadata: Any) -> bool:

@@ -14,6 +14,7 @@ from talkwire._errors import (
     RequestIdInUse,
     from_cancel,
     from_rpc,
+    taken,
     task_is_cancelled,
 )
 from talkwire._options import Incoming
@@ -61,8 +62,8 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
 
     async def __aenter__(self) -> Self:
         self._bind()
-        await self._start()
         try:
+            await self._start()
             if not self._admitted(await self._call.initial_metadata()):
                 self._keep(await anext(self, None))
         except BaseException:
@@ -97,35 +98,43 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         return Chunk(delta)
 
     async def _start(self) -> None:
-        call = await self._client._connect(self._course.arguments(), self.answer)
-        self._begin(self._client.stub.ChatStream(self._course.request, **call))
+        arguments = self._course.arguments()
+        call = await self._client._connect(arguments, self.answer, self._hold)
+        self._hold(self._client.stub.ChatStream(self._course.request, **call))
 
     async def _go_on(self, error: Error) -> Any:
         """Read on in another call. Raises the error where none may follow."""
         if self._lost_nothing(error):
             raise StopAsyncIteration
+        was_taken = True
         while True:
-            pause = self._course.follow(error, self.id, self.answer)
+            pause = self._course.follow(error, self.id, self.answer, taken=was_taken)
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
                     await self._client.stub.Abort(abort, **self._course.arguments())
-                await asyncio.sleep(pause)
+                await self._pause(pause)
                 await self._start()
                 delta = await self._call.read()
             except (grpc.RpcError, asyncio.CancelledError) as cause:
-                error = self._failed(cause)
+                error, was_taken = self._failed(cause), taken(cause)
             except Error as none:  # no connection
-                error = none
+                error, was_taken = none, False
             else:
                 self.resumed += 1
                 return delta
 
+    async def _pause(self, seconds: float) -> None:
+        pausing = asyncio.ensure_future(asyncio.sleep(seconds))
+        self._hold(pausing)
+        await pausing
+
     def _failed(self, cause: BaseException) -> Error:
-        if isinstance(cause, grpc.RpcError):
-            error: Error = from_rpc(cause, self._client.target, self.answer)
-            error.__cause__ = cause
-            return error
-        if task_is_cancelled():
+        ended = isinstance(cause, asyncio.CancelledError)
+        if ended and task_is_cancelled():
             raise cause
-        return from_cancel(self._client.target, self.answer)
+        if ended or self._cancelled.is_set():
+            return from_cancel(self._client.target, self.answer)
+        error = from_rpc(cause, self._client.target, self.answer)
+        error.__cause__ = cause
+        return error

@@ -1,14 +1,13 @@
 """An answer that is read piece by piece, blocking; `_stream_async.py` is its twin."""
 
 from collections.abc import Iterator
-from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import grpc
 
 from talkwire._answer import Answer, Chunk
-from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse
+from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse, from_cancel, taken
 from talkwire._options import Incoming
 from talkwire._output import Reader
 from talkwire._resume import Course
@@ -88,31 +87,35 @@ class Stream(StreamBase, Iterator[Chunk]):
         return Chunk(delta)
 
     def _start(self) -> None:
-        call = self._client._connect(self._course.arguments(), self.answer)
-        self._begin(self._client.stub.ChatStream(self._course.request, **call))
+        call = self._client._connect(self._course.arguments(), self.answer, self._hold)
+        self._hold(self._client.stub.ChatStream(self._course.request, **call))
 
     def _go_on(self, error: Error) -> pb.ChatStreamResponse:
         """Read on in another call. Raises the error where none may follow."""
         if self._lost_nothing(error):
             raise StopIteration
+        was_taken = True
         while True:
-            pause = self._course.follow(error, self.id, self.answer)
+            pause = self._course.follow(error, self.id, self.answer, taken=was_taken)
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
                     self._client.stub.Abort(abort, **self._course.arguments())
-                sleep(pause)
+                if self._cancelled.wait(pause):
+                    raise from_cancel(self._client.target, self.answer)
                 self._start()
                 delta: pb.ChatStreamResponse = next(self._call)
             except grpc.RpcError as cause:
-                error = self._failed(cause)
+                error, was_taken = self._failed(cause), taken(cause)
             except Error as none:  # no connection
-                error = none
+                error, was_taken = none, False
             else:
                 self.resumed += 1
                 return delta
 
     def _failed(self, cause: grpc.RpcError) -> Error:
+        if self._cancelled.is_set():
+            return from_cancel(self._client.target, self.answer)
         error = self._client._error(cause, self.answer)
         error.__cause__ = cause
         return error

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from talkwire._answer import Answer
 from talkwire._base import ClientBase, less
 from talkwire._conversation_sync import Conversation
-from talkwire._errors import ConnectError, Error, from_rpc, no_connection, why
+from talkwire._errors import ConnectError, Error, from_cancel, from_rpc, no_connection, why
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._messages import MessageLike, Query
 from talkwire._options import Incoming
@@ -31,7 +31,7 @@ class Client(ClientBase[grpc.Channel]):
         print(client.chat("What is the capital of France?"))
     """
 
-    _connected = False
+    _connected = _closed = False
 
     def chat(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
@@ -179,6 +179,7 @@ class Client(ClientBase[grpc.Channel]):
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""
+        self._closed = True
         if self._channel is not None:
             self._channel.close()
 
@@ -201,15 +202,27 @@ class Client(ClientBase[grpc.Channel]):
         except grpc.RpcError as error:
             raise self._error(error) from error
 
-    def _connect(self, call: dict[str, Any], partial: Answer | None = None) -> dict[str, Any]:
-        """Wait for a connection; return the call's arguments with the time that is left."""
+    def _connect(
+        self,
+        call: dict[str, Any],
+        partial: Answer | None = None,
+        hold: Callable[[Any], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Wait for a connection; return the call's arguments with the time that is left.
+
+        `hold` gets what can be cancelled meanwhile.
+        """
         if self._connected or not self._options.wait_for_ready or call["timeout"] == 0:
             return call
         # Whatever is answered shows that there is a connection; the health itself is not asked.
         begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
         probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
         try:
-            probe(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
+            waiting = probe.future(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
+            hold(waiting)
+            waiting.result()
+        except grpc.FutureCancelledError:
+            raise from_cancel(self.target, partial) from None
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 cause = self._cause()
@@ -227,6 +240,8 @@ class Client(ClientBase[grpc.Channel]):
         return None
 
     def _error(self, error: grpc.RpcError, partial: Answer | None = None) -> Error:
+        if self._closed:
+            return from_cancel(self.target, partial)
         made = from_rpc(error, self.target, partial)
         self._connected = self._connected and not isinstance(made, ConnectError)
         return made

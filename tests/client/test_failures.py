@@ -1,8 +1,9 @@
 """From statuses to exceptions, through real servers that fail on purpose."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import talkwire
+from processes import launched
 from support import RunningServer, calling, make
 from talkwire import TLS, AsyncClient, Client
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -22,6 +24,8 @@ from talkwire_server.open_calls import OpenCalls
 from talkwire_server.settings import Settings
 
 Code = grpc.StatusCode
+
+STARTS = 64
 
 
 class Failing(chat_pb2_grpc.ChatServiceServicer):
@@ -72,7 +76,6 @@ async def failing(service: Any) -> AsyncIterator[str]:
         (Code.RESOURCE_EXHAUSTED, talkwire.Overloaded),
         (Code.UNAVAILABLE, talkwire.ConnectError),
         (Code.DEADLINE_EXCEEDED, talkwire.Timeout),
-        (Code.CANCELLED, talkwire.Cancelled),
         (Code.INTERNAL, talkwire.ServerError),
         (Code.UNKNOWN, talkwire.ServerError),
     ],
@@ -80,7 +83,7 @@ async def failing(service: Any) -> AsyncIterator[str]:
 async def test_each_status_is_an_exception(
     kind: str, code: grpc.StatusCode, expected: type[talkwire.Error]
 ) -> None:
-    """A status without details maps by its code, in both clients."""
+    """A status without details maps by its code, in both clients; but for CANCELLED, see below."""
     service = Failing(code)  # type: ignore[abstract]
     async with failing(service) as target, calling(kind, target, retry=None) as caller:
         with pytest.raises(talkwire.Error) as caught:
@@ -89,6 +92,50 @@ async def test_each_status_is_an_exception(
     assert type(caught.value) is expected
     assert (caught.value.code, caught.value.reason, service.attempts) == (code, "", 1)
     assert (caught.value.request_id, caught.value.retry_after) == ("", None)
+
+
+async def test_what_nobody_here_cancelled_was_lost(kind: str) -> None:
+    """GRPC ends calls as CANCELLED when a server leaves: `Unavailable`, not `Cancelled`."""
+    service = Failing(Code.CANCELLED)  # type: ignore[abstract]
+    async with failing(service) as target, calling(kind, target) as caller:
+        with pytest.raises(talkwire.ConnectError, match=r"no connection to .*: no$") as refused:
+            await caller.chat("x")
+        async with caller.stream("x") as stream:
+            with pytest.raises(talkwire.ConnectError, match="lost the connection to") as broken:
+                await stream.wait()
+
+    assert refused.value.code is broken.value.code is Code.UNAVAILABLE
+    assert isinstance(refused.value.__cause__, grpc.RpcError)
+    assert broken.value.partial
+    assert broken.value.partial.text == "one"
+
+
+async def test_a_server_may_cancel_for_a_reason(kind: str) -> None:
+    """Then it is `Cancelled`, with the reason."""
+    status = status_pb2.Status(code=Code.CANCELLED.value[0])
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OTHERWISE_ENGAGED"))
+    service = Failing(Code.CANCELLED, ("grpc-status-details-bin", status.SerializeToString()))  # type: ignore[abstract]
+    async with failing(service) as target, calling(kind, target) as caller:
+        with pytest.raises(talkwire.Cancelled) as caught:
+            await caller.chat("x")
+
+    assert (caught.value.code, caught.value.reason) == (Code.CANCELLED, "OTHERWISE_ENGAGED")
+
+
+async def test_no_call_is_cancelled_by_a_server_that_leaves(kind: str) -> None:
+    """Of 64 that begin while it goes, all are answered or `Unavailable`."""
+
+    async def ask(caller: Any, i: int) -> None:
+        await asyncio.sleep(i / 1000)
+        if i == STARTS // 2:
+            server.signal(signal.SIGTERM)
+        with suppress(talkwire.Unavailable):
+            await caller.chat("x " * 20)
+
+    with launched("--echo-delay=0.01", "--grace=0") as server:
+        async with calling(kind, server.target, retry=None, wait_for_ready=False) as caller:
+            await caller.chat("x")
+            await asyncio.gather(*(ask(caller, i) for i in range(STARTS)))
 
 
 async def test_details_are_read(kind: str) -> None:
@@ -205,15 +252,18 @@ async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
     await server.stop(None)
 
 
-async def test_closing_the_client_ends_its_calls(slow_echo: RunningServer) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+async def test_closing_the_client_ends_its_calls(
+    kind: str, slow_echo: RunningServer, resume: bool
+) -> None:
     """A call whose client is closed beneath it raises `Cancelled`, not asyncio's own."""
-    client = AsyncClient(slow_echo.target)
-    call = asyncio.ensure_future(client.chat("word " * 500))
-    while not slow_echo.engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
-        await asyncio.sleep(0.005)
-    await client.close()
+    async with calling(kind, slow_echo.target, resume=resume) as caller:
+        call = asyncio.ensure_future(caller.chat("word " * 500))
+        while not slow_echo.engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
+            await asyncio.sleep(0.005)
     with pytest.raises(talkwire.Cancelled):
         await call
+    await slow_echo.server.admission.empty()
 
 
 async def test_details_that_are_none_leave_the_code(kind: str) -> None:

@@ -15,7 +15,7 @@ import talkwire
 from fault_table import Table
 from processes import launched
 from support import RunningServer, calling
-from talkwire import Answer
+from talkwire import Answer, _resume
 from talkwire._resume import TRIES, Course
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
@@ -298,13 +298,43 @@ async def test_what_was_stopped_does_not_go_on(kind: str, slow_echo: RunningServ
     assert (stopped.resumed, stream.resumed) == (0, 0)
 
 
+async def test_cancel_ends_the_wait_for_a_server(kind: str, slow_echo: RunningServer) -> None:
+    """At once, amid an answer that is to go on and before one has begun."""
+    async with (
+        wired(slow_echo.target) as wire,
+        calling(kind, wire.target, resume=True, connect_timeout=500) as caller,
+    ):
+        async with caller.stream(WORDS) as stream:
+            await anext(stream)
+            wire.close()
+            wire.cut()
+            waiting = asyncio.create_task(stream.wait())
+            await asyncio.sleep(0.5)
+            stream.cancel()
+            with pytest.raises(talkwire.Cancelled) as caught:
+                await waiting
+        assert caught.value.partial
+        assert WORDS.startswith(caught.value.partial.text)
+
+        stream = caller.client.stream(WORDS)
+        enter = stream.__aenter__() if kind == "async" else asyncio.to_thread(stream.__enter__)
+        entering = asyncio.ensure_future(enter)
+        await asyncio.sleep(0.5)
+        stream.cancel()
+        with pytest.raises(talkwire.Cancelled):
+            await entering
+
+
 # Which failures pass
 
 
 class Breaking(chat_pb2_grpc.ChatServiceServicer):
-    """Says a word a call. Each call but the last fails: (code, reason, delay, said a word?)."""
+    """Says a word a call. Each call but the last fails: (code, reason, delay, said a word?).
 
-    def __init__(self, *failures: tuple[grpc.StatusCode, str, float, bool]) -> None:
+    What has said None was let in, and no more.
+    """
+
+    def __init__(self, *failures: tuple[grpc.StatusCode, str, float, bool | None]) -> None:
         self.requests: list[pb.ChatRequest] = []
         self.aborted: list[str] = []
         self._failures = failures
@@ -315,8 +345,9 @@ class Breaking(chat_pb2_grpc.ChatServiceServicer):
         at = len(self.requests)
         self.requests.append(request)
         code, reason, delay, said = (*self._failures, (None, "", 0, True))[at]
-        if said:
+        if said is not False:
             await context.send_initial_metadata((("x-request-id", request.request_id or "given"),))
+        if said:
             yield pb.ChatStreamResponse(text=f"{at} ", token_ids=[at], id="given", model="m")
         if code:
             status = status_pb2.Status(code=code.value[0])
@@ -385,8 +416,8 @@ async def test_it_goes_on_after_what_passes(kind: str) -> None:
 )
 async def test_it_does_not_go_on_after_what_will_not_pass(kind: str, code: grpc.StatusCode) -> None:
     """Such a failure amid an answer, or of the call that goes on, is raised as it is."""
-    amid = Breaking((code, "", 0, True))  # type: ignore[abstract]
-    after = Breaking((Code.UNAVAILABLE, "", 0, True), (code, "", 0, False))  # type: ignore[abstract]
+    amid = Breaking((code, "SO", 0, True))  # type: ignore[abstract]
+    after = Breaking((Code.UNAVAILABLE, "", 0, True), (code, "SO", 0, False))  # type: ignore[abstract]
     for service in (amid, after) if code is not Code.RESOURCE_EXHAUSTED else (amid,):
         async with breaking(kind, service) as caller:
             with pytest.raises(talkwire.Error) as caught:
@@ -394,6 +425,33 @@ async def test_it_does_not_go_on_after_what_will_not_pass(kind: str, code: grpc.
         assert caught.value.code is code
         assert caught.value.partial
         assert caught.value.partial.text == "0 "
+
+
+async def test_it_goes_on_after_what_nobody_here_cancelled(kind: str) -> None:
+    """GRPC itself ends calls as CANCELLED, without a reason, when a server leaves."""
+    service = Breaking((Code.CANCELLED, "", 0, True), (Code.CANCELLED, "", 0, False))  # type: ignore[abstract]
+    async with breaking(kind, service) as caller, caller.stream("x") as stream:
+        answer = await stream.wait()
+
+    assert (answer.text, answer.complete, stream.resumed) == ("0 2 ", True, 1)
+
+
+async def test_cancel_ends_a_pause(kind: str) -> None:
+    """At once, however long a server asked to wait."""
+    service = Breaking(
+        (Code.UNAVAILABLE, "", 0, True), (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", 500, False)
+    )  # type: ignore[abstract]
+    async with breaking(kind, service) as caller, caller.stream("x") as stream:
+        waiting = asyncio.create_task(stream.wait())
+        while len(service.requests) < 2:  # noqa: ASYNC110  # until it is refused
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.2)
+        stream.cancel()
+        with pytest.raises(talkwire.Cancelled) as caught:
+            await waiting
+
+    assert caught.value.partial
+    assert (caught.value.partial.text, len(service.requests)) == ("0 ", 2)
 
 
 async def test_a_refusal_of_the_first_call_is_raised(kind: str) -> None:
@@ -420,20 +478,40 @@ async def test_a_delay_beyond_the_deadline_is_not_waited_for(kind: str) -> None:
     assert caught.value.partial
 
 
-def test_tries_are_bounded() -> None:
-    """Ten in a row without a new token, with pauses that may grow to five seconds."""
+def test_calls_that_are_lost_are_bounded() -> None:
+    """Ten in a row without a new token; refusals are not, and pauses grow to five seconds."""
     error = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
     course = Course(pb.ChatRequest(), lambda: {"timeout": None}, None, resume=True)
     course.arguments()
     pauses = []
-    for answer in (pb.ChatResponse(), pb.ChatResponse(token_ids=[1])):
-        pauses = [course.follow(error, "id", Answer(answer)) for _ in range(TRIES)]
+    for tokens in ([], [1]):
+        answer = Answer(pb.ChatResponse(token_ids=tokens))
+        lost = TRIES - 1 + len(tokens)
+        pauses = [course.follow(error, "id", answer, taken=True) for _ in range(lost)]
+        for _ in range(2000):
+            course.follow(error, "id", answer, taken=False)
         with pytest.raises(talkwire.Unavailable):
-            course.follow(error, "id", Answer(answer))
+            course.follow(error, "id", answer, taken=True)
 
     assert TRIES == 10
     assert 0 <= min(pauses) <= max(pauses) <= 5
     assert len({*pauses}) == TRIES
+
+
+async def test_only_calls_that_are_lost_are_counted(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that servers take, as one does that dies of the request; no refusal, and no word."""
+    monkeypatch.setattr(_resume, "TRIES", 2)
+    refused = (Code.UNAVAILABLE, "MODEL_LOADING", 0, False)
+    said, lost = (Code.UNAVAILABLE, "", 0, True), (Code.UNAVAILABLE, "", 0, None)
+    service = Breaking(said, refused, refused, lost, refused, said, lost, refused, lost)  # type: ignore[abstract]
+    async with breaking(kind, service) as caller:
+        with pytest.raises(talkwire.ConnectError, match="lost the connection") as caught:
+            await caller.chat("x")
+
+    assert caught.value.partial
+    assert (caught.value.partial.text, len(service.requests)) == ("0 5 ", 9)
 
 
 def test_what_cannot_go_on_is_refused_before_it_is_sent() -> None:
