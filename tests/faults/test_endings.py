@@ -89,10 +89,12 @@ async def ended(server: RunningServer, seed: int, way: Way) -> Ends:
     assert process.stdout
     calls = [json.loads(await process.stdout.readline())[0] for _ in range(CHATS)]
     await asyncio.sleep(random.Random(seed).uniform(0, 1))
-    at = await way(process)
-    await rest(server)
-    with suppress(ProcessLookupError):
-        process.kill()
+    try:
+        at = await way(process)
+        await rest(server)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
     await process.communicate()
     if way is dropped:
         join()
@@ -145,8 +147,9 @@ class Tally:
             if call in engine.ended:
                 assert engine.ended[call] > at
                 self.late[way].append(engine.ended[call] - at)
-            elif call in engine.begun:  # else it ended before it reached the server
+            elif call in engine.begun:  # else it ended before it reached the engine
                 self.lost[way] += 1
+        assert self.lost or not server.server.admission.running
 
     def tell(self, table: Table, fault: str, target: float = inf) -> None:
         """Add what was seen, in milliseconds; the target is that of the 99th percentile."""
@@ -228,9 +231,9 @@ async def test_nothing_is_left_of_clients_that_fall_silent(way: Way, table: Tabl
 
 async def test_nothing_is_left_in_vllm(vllm: RunningServer, llm: AsyncClient, table: Table) -> None:
     """The same of vLLM, whose KV cache is empty in the end."""
-    count, chats = (3, 100) if FULL else (2, 20)
+    count, chats = (3, 120) if FULL else (2, 20)
     engine: Any = Watched(vllm.engine)
-    async with running(engine) as server:
+    async with running(engine, max_queued_requests=100) as server:
         tally, tasks, _ = await waves(server, count, chats)
     await llm.chat("Hi", max_tokens=1)  # vLLM tells its figures when it works
     usage = [
