@@ -153,7 +153,7 @@ def test_the_server_ends_with_its_engine(
     last = max(at for at, _ in streams.ends) - begin
     seen = f"calls ended after {last:.2f} s (target 2), the server after {ended:.2f} s (target 5)"
     untold = CALLS - [why for _, why in streams.ends].count("ENGINE_DEAD")
-    done = (way.__doc__ or "").rstrip(".")
+    done = (way.__doc__ or "").rstrip(".") + (f", for {found_in:g} s" if found_in else "")
     table.add("engine dies", done, CALLS, untold, f"{seen}, all processes after {gone:.2f} s")
     assert [why for _, why in streams.ends] == ["ENGINE_DEAD"] * CALLS
     assert told == [
