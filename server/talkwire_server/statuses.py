@@ -110,7 +110,8 @@ async def abort(context: Context, error: CallError, request_id: str) -> None:
     if isinstance(error, Later):
         left = context.time_remaining()
         in_vain = left is not None and left <= error.retry_after
-        # gRPC would wait past the deadline, and say no more than that it is over.
-        pushback = -1 if in_vain else round(error.retry_after * 1000)
+        # gRPC would wait past the deadline, and say no more than that it is over; after 0 ms it
+        # hangs for ever (grpc#41036).
+        pushback = -1 if in_vain else max(1, round(error.retry_after * 1000))
         trailers.append(("grpc-retry-pushback-ms", str(pushback)))
     await context.abort(STATUSES[type(error)][0], error.message, trailing_metadata=tuple(trailers))

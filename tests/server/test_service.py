@@ -136,6 +136,7 @@ class Broken(EchoEngine):
         (KeyError("/etc/secret"), grpc.StatusCode.INTERNAL, "ENGINE_FAILURE", None),
         (EngineDead(), grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD", None),
         (QueueFull(), grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "1000"),
+        (QueueFull(0.0001), grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "1"),
     ],
 )
 async def test_a_failing_engine(
