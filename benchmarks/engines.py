@@ -15,8 +15,6 @@ first one to its prompt, raw's; on a GPU, where sums depend on the batch, how ma
 the others have their tokens counted. On a GPU engine flags are vLLM's defaults but for those given.
 """
 
-import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,37 +22,18 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from load import models, options
-from load.chats import DISTINCT, Chats, Expected
+from load import options
+from load.chats import Chats, Expected, questions
+from load.engine import EngineSetup
 from load.grpc_callers import MultiplexCaller, TalkwireCaller, lacks_multiplex
 from load.measure import Contender
 from load.servers import serves_grpc, serves_http
 from load.sse_caller import SseCaller
 from load.token_callers import RawCaller, VllmGrpcCaller
-from talkwire_server import model
-from talkwire_server.vllm_engine import installed
-
-QUESTIONS = ("Tell me about", "Write a story about", "What rhymes with", "Explain")
-
-# As `talkwire serve` has them on a CPU.
-CPU_FLAGS = (
-    "--dtype=float32",
-    "--enforce-eager",
-    "--distributed-executor-backend=uni",
-    "--max-num-batched-tokens=1024",
-    f"--kv-cache-memory-bytes={1 << 30}",
-)
-CPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",  # connections live on between runs
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 def contenders(chats: Chats, flags: Sequence[str]) -> dict[str, Contender]:
     """Say how each server is started and asked; all have the same flags of vLLM's engine."""
-    flags = [f"--model={chats.model}", *flags]
 
     def command(module: str, *more: str, port: int) -> list[str]:
         return ["-m", module, f"--port={port}", "--host=127.0.0.1", *flags, *more]
@@ -83,43 +62,21 @@ def contenders(chats: Chats, flags: Sequence[str]) -> dict[str, Contender]:
     }
 
 
-def folder(name: str, temporary: str) -> Path:
-    """Return the folder of a model, making it where it is one of the benchmarks' own."""
-    if name == "embedded":
-        return model.prepare()
-    return models.build(name, Path(temporary)) if name in models.SHAPES else Path(name)
-
-
-def engine_flags(flags: argparse.Namespace, path: Path, *, on_cpu: bool) -> list[str]:
-    """Say how all servers run the engine; what was given goes last, and wins."""
-    made = [
-        f"--max-num-seqs={max(64, *map(int, flags.levels.split(',')))}",
-        "--max-model-len=2048",
-        "--generation-config=vllm",  # nothing but what a request says
-    ]
-    if not [*path.glob("*.safetensors")]:
-        made.append("--load-format=dummy")
-    return [*made, *(CPU_FLAGS if on_cpu else ()), *flags.engine_flags]
-
-
 def main() -> None:
     """Measure."""
-    parser = options.parser(__doc__, ["raw", "talkwire", "openai", "vllm-grpc"], levels="1,8,32,64")
+    parser = options.parser(__doc__, ["raw", "talkwire", "openai", "vllm-grpc"], "1,8,32,64")
     parser.add_argument("--model", default="tiny", help="tiny, embedded or a folder (%(default)s)")
     parser.add_argument("engine_flags", nargs="*", help="vLLM's, after --", metavar="FLAG")
     flags = parser.parse_args()
     if find_spec("smg_grpc_servicer") is None and "vllm-grpc" in flags.servers:
         sys.exit("vllm-grpc needs smg-grpc-servicer: pip install it, or choose other --servers")
-    _, on_cpu = installed()
-    os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}))
     with tempfile.TemporaryDirectory() as temporary:
-        path = folder(flags.model, temporary)
-        prompts = [f"{QUESTIONS[i % len(QUESTIONS)]} {i}." for i in range(DISTINCT)]
-        chats = Chats(prompts, flags.tokens, str(path))
-        given = engine_flags(flags, path, on_cpu=on_cpu)
-        settings = {"model": flags.model, "engine_flags": given}
-        expected = Expected(chats, "length", exact=on_cpu)
-        options.run("engines", flags, contenders(chats, given), expected, settings)
+        most = max(options.levels(flags))
+        engine = EngineSetup(flags.model, most, flags.engine_flags, Path(temporary))
+        chats = Chats(questions(), flags.tokens, str(engine.folder))
+        settings = {"model": flags.model, "engine_flags": engine.flags[1:]}
+        expected = Expected(chats, "length", exact=engine.exact)
+        options.run("engines", flags, contenders(chats, engine.flags), expected, settings)
 
 
 if __name__ == "__main__":

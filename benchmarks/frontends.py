@@ -11,25 +11,17 @@ sse         Starlette on uvicorn: the same words in OpenAI's chunks, asked by ai
 One word of each answer comes every --delay seconds, as from an engine; 0 is as fast as it can.
 """
 
-import random
 from functools import partial
 from pathlib import Path
 
 from load import options
-from load.chats import DISTINCT, Chats, Expected
+from load.chats import Chats, Expected, texts
 from load.grpc_callers import MultiplexCaller, StubCaller, TalkwireCaller, lacks_multiplex
 from load.measure import Contender
 from load.servers import serves_grpc, serves_http
 from load.sse_caller import SseCaller
 
 BASELINES = Path(__file__).parent / "load/baselines.py"
-WORDS = ("the", "sea", "is", "a", "wondrous", "place", "where", "land", "and", "water", "meet")
-
-
-def texts(tokens: int) -> list[str]:
-    """Make the prompts, which are the answers, too."""
-    draw = random.Random(0)
-    return [" ".join(draw.choices(WORDS, k=tokens)) for _ in range(DISTINCT)]
 
 
 def contenders(chats: Chats, delay: float) -> dict[str, Contender]:
@@ -67,7 +59,7 @@ def contenders(chats: Chats, delay: float) -> dict[str, Contender]:
 
 def main() -> None:
     """Measure."""
-    parser = options.parser(__doc__, ["talkwire", "grpc", "sse"], levels="1,8,32,64,128,256")
+    parser = options.parser(__doc__, ["talkwire", "grpc", "sse"], "1,8,32,64,128,256")
     parser.add_argument("--delay", type=float, default=0.025, help="of a word, s (%(default)s)")
     flags = parser.parse_args()
     chats = Chats(texts(flags.tokens), flags.tokens)

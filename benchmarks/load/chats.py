@@ -1,11 +1,25 @@
 """What is asked of a server, who asks, and whether the answer is right. Knows no protocol."""
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 DISTINCT = 256  # prompts, in turn: none is in every batch
+QUESTIONS = ("Tell me about", "Write a story about", "What rhymes with", "Explain")
+WORDS = ("the", "sea", "is", "a", "wondrous", "place", "where", "land", "and", "water", "meet")
+
+
+def questions() -> list[str]:
+    """Make prompts for a model."""
+    return [f"{QUESTIONS[i % len(QUESTIONS)]} {i}." for i in range(DISTINCT)]
+
+
+def texts(words: int) -> list[str]:
+    """Make prompts for an engine that says them back."""
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=words)) for _ in range(DISTINCT)]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from load.plot import plot
 from load.report import Result, text
 
 
-def parser(doc: str, servers: Sequence[str], levels: str) -> argparse.ArgumentParser:
+def parser(doc: str, servers: Sequence[str], default_levels: str) -> argparse.ArgumentParser:
     """Make a parser with the flags that all benchmarks have."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--levels", default=levels, help="streams side by side (%(default)s)")
+    made.add_argument("--levels", default=default_levels, help="streams side by side (%(default)s)")
     made.add_argument("--servers", default=",".join(servers), help="which (%(default)s)")
     made.add_argument("--repeats", type=int, default=3, help="runs of each level (%(default)s)")
     made.add_argument("--chats", type=int, default=16, help="at least, in a run (%(default)s)")
@@ -32,6 +32,11 @@ def parser(doc: str, servers: Sequence[str], levels: str) -> argparse.ArgumentPa
     made.add_argument("--out", type=Path, help="write FILE.json and FILE.png", metavar="FILE")
     made.add_argument("--logs", type=Path, help="keep the servers' logs in DIR", metavar="DIR")
     return made
+
+
+def levels(flags: argparse.Namespace) -> list[int]:
+    """Read the levels."""
+    return [int(level) for level in flags.levels.split(",")]
 
 
 def run(
@@ -47,8 +52,7 @@ def run(
     with tempfile.TemporaryDirectory() as temporary:
         logs = flags.logs or Path(temporary)
         logs.mkdir(parents=True, exist_ok=True)
-        levels = [int(level) for level in flags.levels.split(",")]
-        plan = Plan(levels, flags.repeats, flags.chats, flags.clients, logs)
+        plan = Plan(levels(flags), flags.repeats, flags.chats, flags.clients, logs)
         chosen = [contenders[one] for one in flags.servers.split(",")]
         measured = measure(chosen, plan, expected)
     kept = {key: getattr(flags, key) for key in ("repeats", "chats", "tokens", "clients")}
