@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import crowded, grammars, head, limit_violations
@@ -20,7 +21,8 @@ Details: TypeAlias = grpc.HandlerCallDetails
 
 _REQUESTS: dict[str, type[Message]] = {
     f"/{service.full_name}/{method.name}": GetMessageClass(method.input_type)
-    for service in pb.DESCRIPTOR.services_by_name.values()
+    for file in (pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
     for method in service.methods
 }
 
@@ -54,13 +56,27 @@ class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         """Find the handler of a call, and give it our reader."""
         handler = await continuation(handler_call_details)
         kind = _REQUESTS.get(handler_call_details.method)
-        if handler is None or kind is None:
-            return handler
+        if handler is None:
+            return None
+        if kind is None:
+            return _ending(handler) if handler.request_streaming else handler
 
         def decode(data: bytes) -> Message | Refused:
             return read(kind, data, self._limits, takes_grammars=self._takes_grammars)
 
         return handler._replace(request_deserializer=decode)
+
+
+def _ending(handler: Any) -> Any:
+    """Have what is no message end a stream of requests: its service would tell of Python."""
+
+    def decode(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError:
+            return grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
+
+    return handler._replace(request_deserializer=decode)
 
 
 def read(

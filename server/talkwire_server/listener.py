@@ -1,18 +1,76 @@
-"""A `grpc.aio.Server` that lives on when a call names a method in bytes that are no text.
+"""A `grpc.aio.Server` that callers cannot end, and whose calls it can end itself.
 
 grpc.aio's own (1.85.1, and its sources since) decodes the names of methods that nobody registered
 in the loop that serves all calls; one byte from anybody ends it. Here no such name is read: what is
 not registered, as generated code registers all of its methods, is answered UNIMPLEMENTED.
+
+Nor can grpc.aio reset a call: a status goes behind what the caller has not taken, and all of it is
+kept. gRPC's core resets a call that nothing refers to any more, which its two tasks do.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
 from typing import Any
+from weakref import ref
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled
 
+_KEEPER = ContextVar[asyncio.Task[None]]("keeper")
+"""The task that waits for a call's caller to have all, or to leave; it starts the handler's."""
+
+
+class ThisCall:
+    """The call whose handler, or interceptor, the current task runs."""
+
+    def __init__(self) -> None:
+        handler, keeper = asyncio.current_task(), _KEEPER.get()
+        assert handler
+        # Weak: what a reset shall free may be kept by an exception of a task.
+        self._tasks = ref(handler), ref(keeper)
+
+    def reset(self) -> None:
+        """End it now, and free all that is kept of it: of the server's latest when the next comes.
+
+        The caller sees CANCELLED.
+        """
+        for task in self._tasks:
+            if found := task():
+                found.cancel()
+
+    def watch(self, answered: Callable[[], None], ended: Callable[[], None]) -> None:
+        """Have functions called when the handler has ended, and when nothing is kept any more."""
+        handler, keeper = (task() for task in self._tasks)
+        if handler and keeper:
+            handler.add_done_callback(lambda _: answered())
+            keeper.add_done_callback(lambda _: ended())
+
+
+class _Loop:
+    """The event loop, but that the task which keeps a call is known to those that it starts."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.create_future = loop.create_future  # each message takes one
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def create_task(
+        self, coroutine: Coroutine[Any, Any, None], **options: Any
+    ) -> asyncio.Task[None]:
+        context = copy_context()
+        task = self._loop.create_task(coroutine, context=context, **options)
+        if coroutine.__name__ == "_schedule_rpc_coro":  # type: ignore[attr-defined]  # has one
+            context.run(_KEEPER.set, task)
+        return task
+
 
 class _Listener(cygrpc.AioServer):  # type: ignore[misc]  # without types
+    def __init__(self, loop: asyncio.AbstractEventLoop, *options: Any) -> None:
+        super().__init__(_Loop(loop), *options)
+
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
         if method is not None:
             registered: asyncio.Future[Any] = super()._make_request_call_future(method)

@@ -7,7 +7,7 @@ is cut keeps what it has of its answer, and can go on elsewhere.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import inf
 from time import monotonic
 
@@ -46,8 +46,8 @@ class OpenCall:
         self.flush = flush
         self.sending_since = inf
 
-    async def cut(self, error: CallError, *, flush: bool) -> None:
-        """End the call; return when its client has the status."""
+    async def cut(self, error: CallError, patience: float, *, flush: bool) -> None:
+        """End the call; return when its client has the status, or did not take it in time."""
         if flush:
             await self.flush()
         if self._context.done():  # it ends by itself
@@ -55,8 +55,11 @@ class OpenCall:
             return
         # First the status: a handler that is cancelled sends none.
         asyncio.get_running_loop().call_soon(self._handler.cancel)
-        with suppress(grpc.aio.BaseError):  # how abort returns, or the client is gone
-            await abort(self._context, error, self.id)
+        try:
+            async with asyncio.timeout(patience or None):
+                await abort(self._context, error, self.id)
+        except (TimeoutError, grpc.aio.BaseError) as ended:  # how abort returns, or the client left
+            ended.__traceback__ = None  # which, in a ring, keeps what `Transit` resets
 
 
 class OpenCalls:
@@ -88,11 +91,14 @@ class OpenCalls:
         """Cut, as long as this runs, the streams whose clients read nothing."""
         while self._reader_timeout:
             await asyncio.sleep(self._reader_timeout / 8)
-            limit = monotonic() - self._reader_timeout
-            for call in [call for call in self._calls if call.sending_since < limit]:
-                log.info("request %s: its client reads nothing", call.id)
-                call.sending_since = inf
-                self._cut(call, SlowReader(self._reader_timeout))
+            self._cut_slow()
+
+    def _cut_slow(self) -> None:
+        limit = monotonic() - self._reader_timeout
+        for call in [call for call in self._calls if call.sending_since < limit]:
+            log.info("request %s: its client reads nothing", call.id)
+            call.sending_since = inf
+            self._cut(call, SlowReader(self._reader_timeout))
 
     async def cut(self, error: CallError) -> None:
         """End all calls; return when their clients know, or take too long to."""
@@ -102,6 +108,6 @@ class OpenCalls:
             await asyncio.wait(self._statuses, timeout=LAST_WORDS)
 
     def _cut(self, call: OpenCall, error: CallError, *, flush: bool = False) -> None:
-        status = asyncio.create_task(call.cut(error, flush=flush))
+        status = asyncio.create_task(call.cut(error, self._reader_timeout, flush=flush))
         self._statuses.add(status)
         status.add_done_callback(self._statuses.discard)

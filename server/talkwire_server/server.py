@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 
 from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 
 from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
 from talkwire_server.admin_service import AdminPort
@@ -16,12 +16,14 @@ from talkwire_server.decoding import Decoding
 from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import CallError, EngineDead, ShuttingDown
+from talkwire_server.health import NOT_SERVING, SERVING, Health
 from talkwire_server.listener import listener
 from talkwire_server.model_service import ModelService
 from talkwire_server.open_calls import OpenCalls
 from talkwire_server.security import tls
 from talkwire_server.security.guard import Guard
 from talkwire_server.settings import Settings
+from talkwire_server.transit import Transit
 
 DAY = 86_400.0  # longer than any grace
 
@@ -43,14 +45,16 @@ class Server:
         self.admission = Admission(engine, settings)
         self._settings = settings
         self._engine = engine
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
+        self._health = Health(SERVICES)
         self._guards = [Guard(settings)] if settings.wants_tokens else []
+        self._transit = Transit(settings)
         self._grpc = listener(
             interceptors=[
+                self._transit,
                 *self._guards,
                 Decoding(settings, takes_grammars=settings.takes_grammars),
             ],
-            options=_options(settings),
+            options=_options(settings, self.admission.room),
         )
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
         self._tasks: list[asyncio.Task[None]] = []
@@ -70,7 +74,6 @@ class Server:
 
     async def listen(self) -> None:
         """Open the socket. Health says NOT_SERVING and chats are refused as MODEL_LOADING."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if _is_served(self._settings.host):
             raise StartError(f"another server listens on {self.address}")
         for guard in self._guards:
@@ -91,23 +94,24 @@ class Server:
         if self.admin:
             await self.admin.listen()
         await self._grpc.start()
-        self._tasks.append(asyncio.create_task(self._open_calls.watch_readers()))
+        for watch in (self._open_calls.watch_readers(), self._transit.watch()):
+            self._tasks.append(asyncio.create_task(watch))
 
     async def load(self) -> None:
         """Wait for the engine, then let calls in."""
         await self._engine.ready()
         self.admission.open()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(SERVING)
 
     async def unload(self) -> None:
         """End all calls, because the engine died; refuse others until `load`."""
         self.admission.reload()
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(NOT_SERVING)
         await self._open_calls.cut(EngineDead())
 
     async def drain(self) -> None:
         """Leave without a loss: tell by health, then let running calls finish within the grace."""
-        await self._health.enter_graceful_shutdown()
+        self._health.leave()
         await asyncio.sleep(self._settings.lame_duck)
         await self._refuse()
         # Sends GOAWAY, so that clients take their next calls elsewhere; `close` ends the rest.
@@ -130,11 +134,7 @@ class Server:
         self.admission.close()
         if self.admin:
             await self.admin.close()
-        await self._health.enter_graceful_shutdown()
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", *SERVICES):
-            await self._health.set(name, status)
+        self._health.leave()
 
 
 def _is_served(host: str) -> bool:
@@ -148,10 +148,14 @@ def _is_served(host: str) -> bool:
             return False
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, room: int) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
         ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # What is beyond waits at the client, unseen, or is refused without a word.
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams or max(1000, 2 * room)),
+        # Else gRPC takes up to 16 MiB that nobody asked for, of each stream.
+        ("grpc.http2.bdp_probe", 0),
         # One limit, where gRPC has two and refuses at random what is between them.
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),

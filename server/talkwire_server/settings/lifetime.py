@@ -18,9 +18,12 @@ class LifetimeSettings(Group):
     grace: float = flag(
         30.0, "then, for running calls to finish; those left are cut", at_least=0, metavar="S"
     )
+    request_timeout: float = flag(
+        60.0, "for a request to arrive, from its headers to its end", above=0, metavar="S"
+    )
     slow_reader_timeout: float = flag(
         30.0,
-        "for a client to take a message of its stream, which is else aborted; 0: without end",
+        "for a client to take a message of its answer, which is else aborted; 0: without end",
         at_least=0,
         metavar="S",
     )

@@ -17,6 +17,15 @@ class ListenSettings(Group):
         None, "serve the AdminService on 127.0.0.1", at_least=0, at_most=65535
     )
     max_message_bytes: int = flag(16 << 20, "largest request", at_least=1)
+    max_concurrent_streams: int | None = flag(
+        None,
+        "calls of one connection (default: twice those that may run and wait, 1000 at least); of "
+        "more, clients have the others wait",
+        at_least=1,
+    )
+    max_slow_calls: int = flag(
+        64, "calls whose request or answer takes more than a second to arrive", at_least=1
+    )
     reflection: bool = flag(True, "serve gRPC reflection")
     channelz: bool = flag(False, "serve channelz, the live statistics of channels")
     stop_on_eof: bool = flag(False, "stop, too, when standard input ends")

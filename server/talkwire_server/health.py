@@ -1,0 +1,60 @@
+"""Health, in gRPC's own protocol. Knows not what the services do.
+
+The servicer of grpcio-health-checking holds a lock while it writes: one watcher that reads nothing
+keeps the status from changing, and the server from ending.
+"""
+
+import asyncio
+from collections.abc import Collection
+
+import grpc
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc
+
+from talkwire_server.statuses import Context, statuses
+
+SERVING = pb.HealthCheckResponse.SERVING
+NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # without types
+    """The health of services that share one status. NOT_SERVING at first."""
+
+    def __init__(self, services: Collection[str]) -> None:
+        self._services = {"", *services}
+        self._status = NOT_SERVING
+        self._changed = asyncio.Event()
+        self._leaves = False
+
+    def set(self, status: pb.HealthCheckResponse.ServingStatus) -> None:
+        """Change the status, unless the server leaves."""
+        if not self._leaves:
+            self._status = status
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def leave(self) -> None:
+        """Be NOT_SERVING for good."""
+        self.set(NOT_SERVING)
+        self._leaves = True
+
+    async def Check(
+        self, request: pb.HealthCheckRequest, context: Context
+    ) -> pb.HealthCheckResponse:
+        """Tell the status."""
+        async with statuses(context):
+            if request.service not in self._services:
+                await context.abort(grpc.StatusCode.NOT_FOUND)
+            return pb.HealthCheckResponse(status=self._status)
+
+    async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:
+        """Tell the status now, and whenever it changes."""
+        async with statuses(context):
+            known, told = request.service in self._services, None
+            while True:
+                changed, status = self._changed, self._status if known else _UNKNOWN
+                if status != told:
+                    await context.write(pb.HealthCheckResponse(status=status))
+                told = status
+                await changed.wait()
