@@ -206,7 +206,8 @@ async def test_nothing_is_left_of_ten_thousand_streams(table: Table) -> None:
         tally, tasks, memory = await waves(server, count, chats)
     tally.tell(table, "ended at random", target=20)
     slope = statistics.linear_regression(range(count), memory).slope
-    seen = f"memory {memory[0]:.1f} to {memory[-1]:.1f} MB, {slope:+.3f} MB a wave"
+    seen = f"memory {memory[0]:.1f} to {memory[-1]:.1f} MB, {slope:+.3f} MB a wave;"
+    seen += f" load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
     table.add("ended at random", "waves of all these; tasks left", count, tasks, seen)
     assert not tally.lost
     assert tasks <= 0
