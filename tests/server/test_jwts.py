@@ -314,10 +314,11 @@ async def test_keys_that_grow_old_are_fetched_again(
     [
         lambda: web.Response(status=500),
         lambda: web.Response(text="no keys"),
+        lambda: web.Response(text="[" * 100_000),
         lambda: web.json_response({"keys": []}),
         lambda: web.Response(status=302, headers={"location": "http://127.0.0.1:1/keys"}),
     ],
-    ids=["error", "text", "empty", "redirect"],
+    ids=["error", "text", "nests", "empty", "redirect"],
 )
 async def test_an_issuer_that_fails_takes_nothing_away(
     server: KeyServer,

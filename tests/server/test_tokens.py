@@ -138,6 +138,30 @@ async def test_a_flood_of_refusals_does_not_fill_the_log(
     assert 1 <= len([r for r in caplog.records if "refused " in r.getMessage()]) <= 1 + seconds
 
 
+async def test_a_fault_of_the_server_is_no_fault_of_a_token(
+    file: TokenFile, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should looking at tokens fail, calls are INTERNAL; the log has the stack once a second."""
+
+    async def broken(_: Tokens, token: str) -> None:
+        raise RuntimeError(token)
+
+    token = file.add("ada")
+    async with naming(token_file=str(file.path)) as server:
+        monkeypatch.setattr(Tokens, "find", broken)
+        begun = asyncio.get_running_loop().time()
+        for _ in range(50):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await server.ask(*bearer(token))
+        seconds = asyncio.get_running_loop().time() - begun
+
+    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert token not in f"{failed.value.details()}"
+    said = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert said[0].exc_info
+    assert 1 <= len(said) <= 1 + seconds
+
+
 async def test_a_refused_request_is_not_read(file: TokenFile) -> None:
     """A request far over the size limit is refused for its token: nobody looked at the rest."""
     file.add("ada")
@@ -196,7 +220,10 @@ async def test_a_changed_file_is_read_again(file: TokenFile) -> None:
         await refusal(server, *bearer(old))
 
 
-@pytest.mark.parametrize("content", [b"", b"- {name: a", b"- {name: ada}", b"\xff\xfe", None])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"- {name: a", b"- {name: ada}", b"- 2024-13-45", b"[" * 9999, b"\xff\xfe", None],
+)
 async def test_a_bad_change_keeps_the_old_tokens(
     file: TokenFile, content: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:

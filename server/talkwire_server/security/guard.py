@@ -11,7 +11,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from talkwire_server.callers import IDENTITY, PROVING, Caller
-from talkwire_server.errors import Unauthenticated
+from talkwire_server.errors import CallError, EngineFailure, Unauthenticated
 from talkwire_server.security.jwts import Signed
 from talkwire_server.security.keys import KeyFile, KeyUrl
 from talkwire_server.security.tokens import Tokens
@@ -38,8 +38,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         opened = {health.SERVICE_NAME: settings.open_health}
         opened[reflection.SERVICE_NAME] = settings.open_reflection
         self._open = tuple(f"/{name}/" for name, is_open in opened.items() if is_open)
-        self._refused = 0
-        self._logged = float("-inf")
+        self._refused, self._failed = _Seldom(), _Seldom()
 
     async def load(self) -> None:
         """Fetch what is not on this machine; StartError where that fails."""
@@ -54,35 +53,55 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             try:
                 PROVING.set(partial(self._prove, handler_call_details))
                 IDENTITY.set(await self._prove(handler_call_details))
-            except Exception as error:
+            except CallError as error:
                 return self._refusal(error)
         return await continuation(handler_call_details)
 
     async def _prove(self, call: Details) -> Caller:
-        token = _bearer(call.invocation_metadata or ())
+        """Name who calls; Unauthenticated, or EngineFailure where it is not the token's fault."""
+        try:
+            return await self._find(_bearer(call.invocation_metadata or ()))
+        except Unauthenticated:
+            raise
+        except Exception:
+            if count := self._failed.due():
+                log.exception("could not look at a token (%d so far)", count)
+            raise EngineFailure from None
+
+    async def _find(self, token: str) -> Caller:
         if self._tokens and (found := await self._tokens.find(token)):
             return found
         if self._signed:
             return await self._signed.find(token)
         raise Unauthenticated("the token is not known")
 
-    def _refusal(self, error: Exception) -> Handler:
+    def _refusal(self, error: CallError) -> Handler:
         """Answer with a status whatever the method is; as a stream, so that nothing is read."""
 
         async def refuse(_requests: object, context: Context) -> None:
-            if isinstance(error, Unauthenticated):
-                self._log(context.peer(), error.why)
+            if isinstance(error, Unauthenticated) and (count := self._refused.due()):
+                text = "refused %s: %s (calls refused so far: %d)"
+                log.warning(text, context.peer(), error.why, count)
             async with statuses(context):
                 raise error
 
         return grpc.stream_unary_rpc_method_handler(refuse)
 
-    def _log(self, peer: str, why: str) -> None:
-        """Name one refusal a second, and count the others: nobody shall fill the disk."""
-        self._refused += 1
-        if monotonic() - self._logged >= 1:
-            log.warning("refused %s: %s (calls refused so far: %d)", peer, why, self._refused)
-            self._logged = monotonic()
+
+class _Seldom:
+    """Counts what is told once a second at most: nobody shall fill the disk."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told = float("-inf")
+
+    def due(self) -> int:
+        """Count one more; return how many there were if that is to be told, else 0."""
+        self._count += 1
+        if monotonic() - self._told < 1:
+            return 0
+        self._told = monotonic()
+        return self._count
 
 
 def _signed(settings: Settings) -> Signed | None:

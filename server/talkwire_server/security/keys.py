@@ -88,7 +88,7 @@ class KeyUrl:
     def _get(self) -> Sequence[PyJWK]:
         try:
             return _usable(self._client.get_jwk_set(), self._url)
-        except (OSError, ValueError, PyJWTError) as error:
+        except (OSError, ValueError, RecursionError, PyJWTError) as error:
             raise StartError(f"{self._url}: no keys to be had: {error}") from None
 
 
@@ -96,7 +96,7 @@ def _read(path: str) -> Sequence[PyJWK]:
     try:
         found = json.loads(content(path))
         return _usable(PyJWKSet(found["keys"]), path)
-    except (ValueError, TypeError, KeyError, PyJWTError):
+    except (ValueError, TypeError, KeyError, RecursionError, PyJWTError):
         raise StartError(f"{path}: not a JWKS with a public key") from None
 
 

@@ -56,7 +56,7 @@ def make() -> tuple[str, str]:
 def _read(path: str) -> Sequence[tuple[bytes, Caller]]:
     try:
         entries = yaml.safe_load(content(path))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # of dates, numbers and nests
         raise StartError(f"{path}: not YAML") from None
     if not isinstance(entries, list) or not entries:
         raise StartError(f"{path}: must be a list of tokens, as `talkwire token` writes it")
