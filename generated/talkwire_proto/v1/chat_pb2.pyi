@@ -1718,7 +1718,7 @@ class AbortResponse(_message.Message):
 
     FOUND_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
-    """false: finished already, or not on this replica."""
+    """false: finished already, on another replica, or another caller's."""
     def __init__(
         self,
         *,
