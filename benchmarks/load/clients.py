@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,6 +14,7 @@ import uvloop
 
 from load import kernel
 from load.chats import DISTINCT, Caller, Reply
+from load.servers import end_session
 
 Make: TypeAlias = Callable[[], Caller]
 """Makes the caller of a process, in the process; must be picklable."""
@@ -49,6 +51,10 @@ class Share:
     messages: int
 
 
+class ClientFailed(Exception):
+    """A client process ended; it has said why on standard error."""
+
+
 class Clients:
     """Processes that ask a server, each over connections of its own. Use its block."""
 
@@ -64,7 +70,11 @@ class Clients:
             theirs.close()  # so that its end is seen
 
     def __enter__(self) -> Self:
-        self._receive()  # each is connected
+        try:
+            self._receive()  # each is connected
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(
@@ -76,10 +86,11 @@ class Clients:
         for pipe, process in zip(self._pipes, self._processes, strict=True):
             if error:
                 process.terminate()
-            elif process.is_alive():
+            else:
                 pipe.send(None)
         for process in self._processes:
             process.join()
+            end_session(process.pid or 0)  # an engine that a killed process had
 
     @property
     def pids(self) -> list[int]:
@@ -97,17 +108,18 @@ class Clients:
         return self._receive()
 
     def _receive(self) -> list[Share]:
-        """Wait for word from each. Raises what one of them raised."""
+        """Wait for word from each. Raises ClientFailed if one has none."""
         told = []
         for pipe in self._pipes:
             try:
                 told.append(pipe.recv())
             except EOFError:
-                raise RuntimeError("a client process ended: see above") from None
+                raise ClientFailed("a client process failed: see above") from None
         return told
 
 
 def _work(pipe: Connection, make: Make, port: int) -> None:
+    os.setsid()
     uvloop.run(_serve(pipe, make, port))
 
 

@@ -3,15 +3,15 @@
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from load import kernel
-from load.chats import Expected
-from load.clients import Clients, Make, Share
+from load.chats import Expected, WrongAnswer
+from load.clients import ClientFailed, Clients, Make, Share
 from load.figures import Figures, figures, middle, without_clients
-from load.servers import ServerProcess, free_port, serving
+from load.servers import NotServing, ServerProcess, free_port, serving
 
 MakeFor: TypeAlias = Callable[[int], Make]
 """Says how a client process makes its caller, given the server's port."""
@@ -55,78 +55,79 @@ class Plan:
     logs: Path
 
 
-@dataclass
-class Measured:
-    """What came out: figures by way and level, and the ways that were left out, with the reason."""
+class Measurement:
+    """Measures servers, one at a time. One that fails leaves the others' figures alone.
 
-    runs: dict[str, dict[int, list[Figures]]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
-def measure(contenders: Sequence[Contender], plan: Plan, expected: Expected) -> Measured:
-    """Measure all of them.
-
-    Raises:
-        WrongAnswer: One answered wrongly.
-        RuntimeError: One did not start, or a client process failed.
+    Attributes:
+        runs: Figures by way and level, of each repeat.
+        skipped: The ways that were left out, and why.
+        failed: The ways that failed, and why: a wrong answer, or none.
 
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each stream
-    measured = Measured()
-    for contender in contenders:
+
+    def __init__(self, plan: Plan, expected: Expected) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each stream
+        self._plan = plan
+        self._expected = expected
+        self.runs: dict[str, dict[int, list[Figures]]] = {}
+        self.skipped: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+
+    def add(self, contender: Contender) -> None:
+        """Measure one."""
         port = free_port()
         if not contender.command:
-            _ways(contender, port, None, plan, expected, measured)
-            continue
-        log = plan.logs / f"{next(iter(contender.ways))}.log"
+            self._ways(contender, port, None)
+            return
+        log = self._plan.logs / f"{next(iter(contender.ways))}.log"
         command = contender.command(port)
         _say(f"{' '.join(command)}\n")
-        with serving(command, port, contender.serves, log) as server:
-            _ways(contender, port, server, plan, expected, measured)
-    return measured
+        try:
+            with serving(command, port, contender.serves, log) as server:
+                self._ways(contender, port, server)
+        except NotServing as error:
+            self.failed |= dict.fromkeys(contender.ways, str(error))
 
+    def _ways(self, contender: Contender, port: int, server: ServerProcess | None) -> None:
+        for way, make_for in contender.ways.items():
+            if reason := contender.lacks(way, port):
+                self.skipped[way] = reason
+                _say(f"{way} is left out: {reason}\n")
+                continue
+            try:
+                self._levels(way, make_for(port), port, server)
+            except (ClientFailed, WrongAnswer) as error:
+                self.runs.pop(way, None)
+                self.failed[way] = str(error)
+                _say(f"{way} failed: {error}\n")
 
-def _ways(
-    contender: Contender,
-    port: int,
-    server: ServerProcess | None,
-    plan: Plan,
-    expected: Expected,
-    measured: Measured,
-) -> None:
-    for way, make_for in contender.ways.items():
-        if reason := contender.lacks(way, port):
-            measured.skipped[way] = reason
-            _say(f"{way} is left out: {reason}\n")
-            continue
-        with Clients(make_for(port), plan.clients if server else 1, port) as clients:
-            measured.runs[way] = {}
-            for level in plan.levels:
-                runs = [*_runs(clients, level, server, plan, expected)]
-                measured.runs[way][level] = runs
-                seen = middle(runs)
+    def _levels(self, way: str, make: Make, port: int, server: ServerProcess | None) -> None:
+        with Clients(make, self._plan.clients if server else 1, port) as clients:
+            self.runs[way] = {}
+            for level in self._plan.levels:
+                self.runs[way][level] = [*self._repeats(clients, level, server)]
+                seen = middle(self.runs[way][level])
                 _say(f"{way}, {level}: {seen['rate']:,.0f} tok/s, {seen['server_us']:.1f} us\n")
 
+    def _repeats(
+        self, clients: Clients, level: int, server: ServerProcess | None
+    ) -> Iterator[Figures]:
+        rounds = -(-self._plan.chats // level)
+        self._check(clients.run(level, 1))
+        for _ in range(self._plan.repeats):
+            before = server.cpu() if server else 0.0
+            shares = clients.run(level, rounds)
+            if server:
+                cpu, memory = server.cpu() - before, server.resident()
+                yield figures(shares, cpu, memory, self._check(shares))
+            else:
+                memory = kernel.resident(clients.pids[0])
+                told = figures(shares, shares[0].cpu, memory, self._check(shares))
+                yield without_clients(told)
 
-def _runs(
-    clients: Clients, level: int, server: ServerProcess | None, plan: Plan, expected: Expected
-) -> Iterator[Figures]:
-    rounds = -(-plan.chats // level)
-    _check(clients.run(level, 1), expected)
-    for _ in range(plan.repeats):
-        before = server.cpu() if server else 0.0
-        shares = clients.run(level, rounds)
-        same = _check(shares, expected)
-        if server:
-            yield figures(shares, server.cpu() - before, server.resident(), same)
-        else:
-            memory = kernel.resident(clients.pids[0])
-            yield without_clients(figures(shares, shares[0].cpu, memory, same))
-
-
-def _check(shares: Sequence[Share], expected: Expected) -> float:
-    return expected.check([reply for share in shares for reply in share.replies])
+    def _check(self, shares: Sequence[Share]) -> float:
+        return self._expected.check([reply for share in shares for reply in share.replies])
 
 
 def _say(text: str) -> None:

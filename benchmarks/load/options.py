@@ -10,7 +10,7 @@ from typing import Any
 
 from load import machine
 from load.chats import Expected
-from load.measure import Contender, Plan, measure
+from load.measure import Contender, Measurement, Plan
 from load.plot import plot
 from load.report import Result, text
 
@@ -49,15 +49,19 @@ def run(
     """Measure what the flags want, and show it."""
     if unknown := set(flags.servers.split(",")) - set(contenders):
         sys.exit(f"no such server: {', '.join(unknown)}; there are {', '.join(contenders)}")
+    kept = {key: getattr(flags, key) for key in ("repeats", "chats", "tokens", "clients")}
     with tempfile.TemporaryDirectory() as temporary:
         logs = flags.logs or Path(temporary)
         logs.mkdir(parents=True, exist_ok=True)
         plan = Plan(levels(flags), flags.repeats, flags.chats, flags.clients, logs)
-        chosen = [contenders[one] for one in flags.servers.split(",")]
-        measured = measure(chosen, plan, expected)
-    kept = {key: getattr(flags, key) for key in ("repeats", "chats", "tokens", "clients")}
-    result = Result.of(name, machine.describe(), {**kept, **settings}, measured)
+        measurement = Measurement(plan, expected)
+        for one in flags.servers.split(","):
+            measurement.add(contenders[one])
+            result = Result.of(name, machine.describe(), {**kept, **settings}, measurement)
+            if flags.out:
+                result.write(flags.out.with_suffix(".json"))
     sys.stdout.write(text(result) + "\n")
     if flags.out:
-        result.write(flags.out.with_suffix(".json"))
         plot(result, flags.out.with_suffix(".png"))
+    if measurement.failed:
+        sys.exit(1)

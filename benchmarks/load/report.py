@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from load.figures import METRICS, Figures, middle
-from load.measure import Measured
+from load.measure import Measurement
 
 RAW = "raw"
 BARE = "grpc"  # checks nothing: no server that anybody runs
@@ -23,11 +22,16 @@ class Result:
 
     @classmethod
     def of(
-        cls, name: str, machine: Mapping[str, str], settings: Mapping[str, Any], measured: Measured
+        cls,
+        name: str,
+        machine: Mapping[str, str],
+        settings: Mapping[str, Any],
+        measured: Measurement,
     ) -> "Result":
         """Put one together."""
-        told = {"benchmark": name, "machine": machine, "settings": settings, **asdict(measured)}
-        return cls(json.loads(json.dumps(told)))
+        told = {"benchmark": name, "machine": machine, "settings": settings}
+        parts = {part: getattr(measured, part) for part in ("runs", "skipped", "failed")}
+        return cls(json.loads(json.dumps({**told, **parts})))
 
     @classmethod
     def read(cls, file: Path) -> "Result":
@@ -83,6 +87,7 @@ def text(result: Result) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
     lines += [f"{way} is left out: {why}" for way, why in result.content["skipped"].items()]
+    lines += [f"{way} failed: {why}" for way, why in result.content["failed"].items()]
     lost = [*losses(result)] or ["nowhere"]
     return "\n".join(
         [*lines, "", "Where gRPC does not win (every run of the other is better):", *lost]

@@ -17,6 +17,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from load import kernel
 
 
+class NotServing(Exception):
+    """A server did not start. The message has the end of its log."""
+
+
 class ServerProcess:
     """A server, and what the kernel says of it. Its engine's processes are not counted."""
 
@@ -51,7 +55,7 @@ def serving(
     """Run a server for the length of the block, however long its start takes.
 
     Raises:
-        RuntimeError: It ended before it served.
+        NotServing: It ended before it served.
 
     """
     with log.open("w") as out:
@@ -66,11 +70,15 @@ def serving(
         while not serves(port):
             if process.poll() is not None:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-                raise RuntimeError(f"{' '.join(command)} did not start:\n{tail}")
+                raise NotServing(f"it did not start:\n{tail}")
             time.sleep(0.2)
         yield ServerProcess(process.pid)
     finally:
-        _end(process)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        end_session(process.pid)
+        process.wait()
 
 
 def serves_grpc(port: int) -> bool:
@@ -90,15 +98,10 @@ def serves_http(port: int) -> bool:
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server and all that it started; a SIGTERM amid vLLM's start can be lost."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(30)
-    while left := kernel.session(process.pid):
+def end_session(leader: int) -> None:
+    """End what is left of a session; a SIGTERM amid vLLM's start can be lost."""
+    while left := kernel.session(leader):
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.poll()
         time.sleep(0.1)
-    process.wait()

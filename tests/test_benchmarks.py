@@ -1,0 +1,108 @@
+"""The benchmarks measure what they say, and take no wrong answer. How fast is not asked here."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frontends import contenders
+from load.chats import Chats, Expected, Reply, WrongAnswer, texts
+from load.clients import Share
+from load.figures import figures
+from load.measure import Measurement, Plan
+from processes import ROOT, run
+
+BENCHMARKS = ROOT / "benchmarks"
+SMALL = ("--levels=1,3", "--tokens=5", "--delay=0.001", "--repeats=2", "--chats=2", "--clients=2")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the frontends' benchmark writes of a few chats."""
+    out = tmp_path_factory.mktemp("out") / "small"
+    done = run(sys.executable, BENCHMARKS / "frontends.py", *SMALL, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert out.with_suffix(".png").stat().st_size
+    return json.loads(out.with_suffix(".json").read_text())
+
+
+def seen(result: Any, way: str, name: str) -> list[float]:
+    return [one[name] for runs in result["runs"][way].values() for one in runs]
+
+
+def test_each_server_is_measured(result: Any) -> None:
+    """Each way is measured at each level as often as asked, or it is said why not."""
+    ways = result["runs"].keys() | result["skipped"].keys()
+
+    assert ways == {"talkwire", "talkwire multiplexed", "grpc", "sse"}
+    for runs in result["runs"].values():
+        assert {level: len(repeats) for level, repeats in runs.items()} == {"1": 2, "3": 2}
+
+
+def test_bytes_and_messages_are_those_of_the_wire(result: Any) -> None:
+    """Five words are five messages, and one that ends them; each has its framing."""
+    assert set(seen(result, "grpc", "messages")) == {6 / 5}
+    framing = 5 + 9  # of gRPC and of HTTP/2
+    assert all(framing + 4 < per_token < 60 for per_token in seen(result, "grpc", "bytes"))
+    assert min(seen(result, "sse", "bytes")) > 200  # each chunk names its model
+
+
+def test_a_server_that_fails_leaves_the_others_figures_alone(tmp_path: Path) -> None:
+    """One that does not start and one that answers wrongly are named, and the next is measured."""
+    chats = Chats(texts(3), tokens=3)
+    wrong = Chats([text.upper() for text in chats.prompts], tokens=3)
+    expected = Expected(chats, "stop", exact=True, texts=dict(enumerate(chats.prompts)))
+    good, bad = contenders(chats, delay=0)["grpc"], contenders(wrong, delay=0)["sse"]
+    none = replace(good, ways={"none": good.ways["grpc"]}, command=lambda _: ["-c", "1/0"])
+    measurement = Measurement(Plan([1], repeats=1, chats=1, clients=1, logs=tmp_path), expected)
+    for one in (none, bad, good):
+        measurement.add(one)
+
+    assert measurement.runs.keys() == {"grpc"}
+    assert "ZeroDivisionError" in measurement.failed["none"]
+    assert "is answered" in measurement.failed["sse"]
+
+
+def reply(text: str = "a b", tokens: int = 2, finish: str = "stop") -> Reply:
+    return Reply(prompt=0, begun=1.0, at=[1.1, 1.3], tokens=tokens, finish=finish, text=text)
+
+
+@pytest.mark.parametrize("wrong", [reply("a c"), reply(tokens=3), reply(finish="length")])
+def test_a_wrong_answer_ends_a_benchmark(wrong: Reply) -> None:
+    """Other words, another length or another end are no answer that counts."""
+    expected = Expected(Chats(["a b"], tokens=2), "stop", exact=True, texts={0: "a b"})
+
+    assert expected.check([reply(), reply()]) == 1
+    with pytest.raises(WrongAnswer):
+        expected.check([reply(), wrong])
+
+
+def test_where_sums_depend_on_the_batch_the_same_are_counted() -> None:
+    """Then other words are counted, but neither another length nor another end is let through."""
+    expected = Expected(Chats(["a b"], tokens=2), "stop", exact=False)
+
+    assert expected.check([reply(), reply("a c"), reply(), reply()]) == 0.75
+    with pytest.raises(WrongAnswer):
+        expected.check([reply(tokens=3)])
+
+
+def test_figures_are_sums_over_all_clients() -> None:
+    """Rates are of the whole time from the first question to the last word."""
+    shares = [Share([reply()], cpu=0.02, bytes=10, messages=2) for _ in range(2)]
+    told = figures(shares, server_cpu=0.1, server_mb=50, same=1.0)
+
+    wanted = {"rate": 4 / 0.3, "ttft_p50": 100, "gap_p50": 200, "server_us": 25_000}
+    wanted |= {"client_us": 10_000, "bytes": 5, "messages": 1}
+    assert {name: told[name] for name in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.skipif(not (BENCHMARKS / "results").is_dir(), reason="there are no results yet")
+def test_the_readme_has_the_tables_of_the_results() -> None:
+    """What the README says of speed is made from the committed results."""
+    tables = run(sys.executable, BENCHMARKS / "readme_table.py").stdout
+
+    assert tables.strip()
+    assert tables in (ROOT / "README.md").read_text(encoding="utf-8")
