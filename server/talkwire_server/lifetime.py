@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import EngineDead
+from talkwire_server.logs import log_unhandled
 from talkwire_server.server import Server
 from talkwire_server.settings import Settings
 from talkwire_server.signals import Stop, stop_signals
@@ -31,6 +32,8 @@ async def serve(settings: Settings, engine: Engine, started: float) -> int:
     0: stopped as asked, every call finished. 1: the engine did not start or died, or calls were
     cut at the end of the grace.
     """
+    if not settings.log_texts:
+        asyncio.get_running_loop().set_exception_handler(log_unhandled)
     with stop_signals(on_eof=settings.stop_on_eof) as stop:
         try:
             await engine.launch()

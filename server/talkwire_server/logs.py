@@ -1,8 +1,12 @@
 """The server's log: what happened, and in which lines of code, but not what anybody wrote."""
 
+import asyncio
 import logging
 import sys
 import traceback
+from typing import Any
+
+log = logging.getLogger("talkwire")
 
 _FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
@@ -33,3 +37,8 @@ def start_logging(level: str, *, texts: bool) -> None:
     if not texts:
         handler.addFilter(lambda record: not _is_quotation(record))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def log_unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught, for an event loop whose own words quote exceptions and arguments."""
+    log.error("%s", context["message"].partition("(")[0], exc_info=context.get("exception"))

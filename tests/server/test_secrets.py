@@ -1,18 +1,21 @@
 """What callers write, and what they are answered, is in no log."""
 
 import asyncio
+import gc
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
 
 import grpc
 import pytest
+import uvloop
 
 from fields import leaves, set_leaf
 from processes import launched
 from support import make
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.logs import Discreet
+from talkwire_server.logs import Discreet, log_unhandled
 
 SECRET = "s3cr3t"  # noqa: S105  # it opens nothing
 CHAT, ABORT, COUNT, MODEL = (
@@ -103,3 +106,33 @@ def test_an_exception_is_logged_without_its_text() -> None:
     assert SECRET not in told
     assert told.count("test_an_exception_is_logged_without_its_text") == 2
     assert told.index("builtins.ValueError") < told.index("builtins.RuntimeError")
+
+
+async def fail() -> NoReturn:
+    raise ValueError(SECRET)
+
+
+async def leave_faults() -> None:
+    """Fail in a task that nobody awaits, and in a callback."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_unhandled)
+    task = asyncio.create_task(fail())
+    loop.call_soon(int, SECRET)
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+async def test_what_nobody_caught_is_logged_without_its_text(
+    run: Callable[[Coroutine[Any, Any, None]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor with the arguments of a callback."""
+    await asyncio.to_thread(run, leave_faults())
+    for record in caplog.records:
+        record.exc_text = None  # pytest's own formatter keeps it there
+    told = "".join(Discreet("%(message)s").format(record) for record in caplog.records)
+
+    assert told.count("builtins.ValueError") == 2
+    assert "Task exception was never retrieved" in told
+    assert SECRET not in told
