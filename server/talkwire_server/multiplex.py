@@ -76,7 +76,8 @@ class Multiplex:
 
     def _take(self, request: pb.ChatMultiplexRequest) -> None:
         action = request.WhichOneof("action")
-        refuse_unknown(request)
+        for message in (request, request.start, request.cancel):
+            refuse_unknown(message)
         running = self._calls.get(request.call)
         if action == "start":
             if running:

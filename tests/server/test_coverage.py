@@ -10,11 +10,12 @@ import pytest
 
 from fields import clear_leaf, is_supported, leaves, set_leaf, set_leaves, supported
 from processes import ROOT
-from support import make
+from support import make, running
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.checks import Support, beyond
+from talkwire_server.echo import EchoEngine
 from talkwire_server.echo.support import SUPPORTED
 
 LEAVES = dict(leaves(pb.ChatRequest.DESCRIPTOR))
@@ -51,6 +52,65 @@ def test_what_is_not_supported_is_refused_by_name(engine: str) -> None:
 def test_a_table_of_support_has_nothing_else(engine: str) -> None:
     """What an engine says that it supports is in the contract."""
     assert set(supported(table(engine))) <= LEAVES.keys()
+
+
+# Fields of a newer contract
+
+NEWER = b"\xb8\x3e\x01"  # field 999
+CHAT = pb.ChatRequest(query="x").SerializeToString() + NEWER
+
+
+def within(number: int, data: bytes) -> bytes:
+    """Make a message a field of another."""
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+# The request of each method, at each depth but that of a ChatRequest, which are above.
+NEWER_REQUESTS = {
+    "ChatService/Chat": [CHAT],
+    "ChatService/ChatStream": [CHAT],
+    "ChatService/ChatMultiplex": [
+        NEWER,
+        *(within(2, data) for data in (NEWER, within(1, CHAT))),
+        within(3, NEWER),
+    ],
+    "ChatService/CountTokens": [NEWER, within(1, CHAT)],
+    "ChatService/Abort": [NEWER],
+    "ModelService/ListModels": [NEWER],
+    "ModelService/GetModel": [NEWER],
+    "AdminService/LoadAdapter": [NEWER],
+    "AdminService/UnloadAdapter": [NEWER],
+}
+
+
+def test_every_method_has_its_row() -> None:
+    """The table is about all methods of the contract."""
+    services = pb.DESCRIPTOR.services_by_name.values()
+
+    assert NEWER_REQUESTS.keys() == {f"{s.name}/{m.name}" for s in services for m in s.methods}
+
+
+@pytest.mark.parametrize("method", NEWER_REQUESTS)
+async def test_a_field_of_a_newer_contract(method: str) -> None:
+    """Whatever the method, and wherever it is, it is refused by its number."""
+    async with running(EchoEngine(["echo"], "", 0), admin_port=0) as server:
+        assert server.server.admin
+        target = server.server.admin.address if "Admin" in method else server.target
+        async with grpc.aio.insecure_channel(target) as channel:
+            call: Any = channel.stream_stream(f"/talkwire.v1.{method}", bytes, bytes)
+            for data in NEWER_REQUESTS[method]:
+                assert re.search(
+                    r"not supported by this server: .*field 999", await told(call, data)
+                )
+
+
+async def told(call: Any, data: bytes) -> str:
+    """Return what a method says of a request: by its status, or that of a multiplexed call."""
+    try:
+        answers = [pb.ChatMultiplexResponse.FromString(data) async for data in call(iter([data]))]
+    except grpc.aio.AioRpcError as error:
+        return str(error.details())
+    return answers[0].events[0].status.message
 
 
 # What the echo engine does with each field: what it then answers to "a b c", or, where it refuses

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from outcomes import INSIDE, Code
 from processes import ROOT
 from support import RunningServer, make, running, trailers
-from talkwire import AsyncClient, Unsupported
+from talkwire import AsyncClient
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import crowded, violations
 from talkwire_server.decoding import read
@@ -43,7 +43,6 @@ async def small() -> AsyncIterator[RunningServer]:
         "max_word_chars": 5,
         "max_schema_chars": 64,
         "max_json_chars": 100,
-        "max_repeats": 10,
     }
     async with running(EchoEngine(["echo"], "", 0), **limits) as server:
         yield server
@@ -99,7 +98,6 @@ async def test_bytes_that_are_no_message_on_the_admin_port() -> None:
             )
 
 
-REPEATS = "10 repeats, all its {counts} together, got 12"
 IDS, LONG, SIZES = [1, 2, 3, 4, 5], "abcdef", "64 characters, got 65"
 
 
@@ -127,17 +125,6 @@ IDS, LONG, SIZES = [1, 2, 3, 4, 5], "abcdef", "64 characters, got 65"
             {"tools": [{"function": {"parameters": "a" * 65}}]},
             "tools[0].function.parameters",
             SIZES,
-        ),
-        ({"output_format": {"regex": "(a{2}b{,3}){1, 10}"}}, "output_format.regex", REPEATS),
-        (
-            {"output_format": {"json_schema": '{"pattern": "a{3,12}"}'}},
-            "output_format.json_schema",
-            REPEATS,
-        ),
-        (
-            {"output_format": {"json_schema": '{"pattern": "a\\u007b12}"}'}},
-            "output_format.json_schema",
-            REPEATS,
         ),
         ({"continuation": {"token_ids": IDS}}, "continuation.token_ids", "4 ids, got 5"),
         (
@@ -176,53 +163,6 @@ async def test_too_much_json(small: RunningServer, fields: dict[str, Any], field
 
     text = "bring the JSON of the request to more than 100 characters"
     assert told == (Code.INVALID_ARGUMENT, {field: text})
-
-
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"output_format": {"regex": "a"}}, "output_format.regex"),
-        ({"output_format": {"grammar": 'root ::= "a"'}}, "output_format.grammar"),
-        ({"output_format": {"structural_tag": "{}"}}, "output_format.structural_tag"),
-        (
-            {"output_format": {"json_schema": '{"items": [{"p\\u0061ttern": "a"}]}'}},
-            "output_format.json_schema with a pattern",
-        ),
-        (
-            {"tools": [{"function": {"name": "f", "parameters": '{"patternProperties": {}}'}}]},
-            "tools[0].function.parameters with a pattern",
-        ),
-    ],
-)
-async def test_grammars_may_be_refused(fields: dict[str, Any], named: str) -> None:
-    """All that is compiled for a caller is refused by name; a property may be called pattern."""
-    request = make(pb.ChatRequest, query="{}", **fields)
-    harmless = make(
-        pb.ChatRequest,
-        query="{}",
-        output_format={"json_schema": '{"properties": {"pattern": {"type": "string"}}}'},
-    )
-    async with (
-        running(EchoEngine(["echo"], "", 0), grammars="refuse") as server,
-        AsyncClient(server.target) as client,
-    ):
-        with pytest.raises(Unsupported, match="takes no --grammars") as refused:
-            await client.send(request)
-        answer = await client.send(harmless)
-
-    assert named in str(refused.value)
-    assert answer.text == "{}"
-
-
-def test_grammars_are_taken_where_only_this_machine_calls() -> None:
-    """Others must be allowed to send them."""
-    taken = {
-        (host, grammars): Settings(host=host, grammars=grammars, allow_insecure=True).takes_grammars
-        for host in ("127.0.0.1", "0.0.0.0")
-        for grammars in ("local", "allow", "refuse")
-    }
-
-    assert list(taken.values()) == [True, True, False, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +256,7 @@ def test_what_the_largest_requests_cost(name: str) -> None:
     """They are taken; how long all others wait while one is read, checked and walked is printed."""
     data = make(pb.ChatRequest, query="x", **ALLOWED[name]).SerializeToString()
     start = time.perf_counter()
-    request = read(pb.ChatRequest, data, LimitSettings(), takes_grammars=True)
+    request = read(pb.ChatRequest, data, LimitSettings())
     assert isinstance(request, pb.ChatRequest)
     taken = time.perf_counter()
     found = violations(request)
@@ -347,21 +287,29 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
 
 
-def test_every_limit_is_in_the_table() -> None:
+ROW = r"^\| `(--[a-z-]+)` \| ([^|]+) \|"
+
+
+def test_every_limit_is_in_a_table() -> None:
     """docs/limits.md names each flag with its default."""
-    table = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| ([^|]+) \|", table, re.MULTILINE))
-    limits = {flag_of(one): one.default for one in fields(Settings) if is_limit(one)}
+    text = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+    request, _, connection = text.partition("## What connections may hold")
+    settings = {flag_of(one): one for one in fields(Settings)}
+    limits = {name: said(one.default) for name, one in settings.items() if is_limit(one)}
 
     assert len(limits) > 15
-    assert rows == {
-        name: f"{default:,}"
-        if isinstance(default, int)
-        else f"{default:g}"
-        if isinstance(default, float)
-        else default
-        for name, default in limits.items()
-    }
+    assert dict(re.findall(ROW, request, re.MULTILINE)) == limits
+    rows = dict(re.findall(ROW, connection, re.MULTILINE))
+    del rows["--max-concurrent-streams"]  # whose default depends on others
+    assert len(rows) == 3
+    assert rows == {name: said(settings[name].default) for name in rows}
+
+
+def said(default: Any) -> str:
+    """Spell a default as the tables do."""
+    if isinstance(default, int):
+        return f"{default:,}"
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def is_limit(one: Any) -> bool:
