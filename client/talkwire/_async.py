@@ -12,7 +12,14 @@ from google.protobuf.message import Message
 from talkwire._answer import Answer
 from talkwire._base import ClientBase, less
 from talkwire._conversation_async import AsyncConversation
-from talkwire._errors import from_cancel, from_rpc, no_connection, task_is_cancelled, why
+from talkwire._errors import (
+    from_cancel,
+    from_rpc,
+    no_connection,
+    task_is_cancelled,
+    unheard,
+    why,
+)
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._messages import MessageLike, Query
 from talkwire._options import Incoming
@@ -201,15 +208,21 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         request: Message,
         call: dict[str, Any],
     ) -> Response:
-        call = await self._connect(call)
-        try:
-            return await method(request, **call)
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.target) from error
-        except asyncio.CancelledError:
-            if task_is_cancelled():
-                raise
-            raise from_cancel(self.target) from None
+        call, attempts = await self._connect(call), self._options.attempts
+        while True:
+            begin = monotonic()
+            try:
+                return await method(request, **call)
+            except grpc.RpcError as cause:
+                error = from_rpc(cause, self.target)
+                attempts -= 1
+                if not (attempts and unheard(error)):
+                    raise error from cause
+            except asyncio.CancelledError:
+                if task_is_cancelled():
+                    raise
+                raise from_cancel(self.target) from None
+            call = await self._connect(less(call, monotonic() - begin))
 
     async def _connect(
         self,

@@ -117,7 +117,8 @@ class ClientBase(Generic[C]):
         def arguments() -> dict[str, Any]:
             return self._call(timeout, metadata, within)
 
-        return Course(request, arguments, begun, resume=self._resumes(resume))
+        resumes, attempts = self._resumes(resume), self._options.attempts
+        return Course(request, arguments, begun, resume=resumes, attempts=attempts)
 
     def _call(
         self,

@@ -198,14 +198,14 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
         code = Code.UNAVAILABLE  # what a leaving server has not begun ends so (grpc#41785)
     kind = _BY_REASON.get(info.reason if info else "", _BY_CODE.get(code, ServerError))
     if code is Code.UNAVAILABLE and not info:
-        begun = taken(error) or (partial and partial.id)
+        begun = error.initial_metadata() or (partial and partial.id)
         broke = "lost the connection" if begun else "no connection"
         kind, text = ConnectError, f"{broke} to {target}: {text}"
     if code is Code.RESOURCE_EXHAUSTED and not info and "larger than max" in text:
         kind = InvalidRequest  # gRPC's own words for a message over the size limit
     retry = details.get("RetryInfo")
     bad = details.get("BadRequest")
-    return kind(
+    made = kind(
         text,
         code=code,
         reason=info.reason if info else "",
@@ -215,6 +215,8 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
         target=target,
         partial=partial,
     )
+    made.__cause__ = error
+    return made
 
 
 def no_connection(
@@ -236,9 +238,18 @@ def from_cancel(target: str, partial: Answer | None = None) -> Cancelled:
     return Cancelled(text, code=Code.CANCELLED, target=target, partial=partial)
 
 
-def taken(error: BaseException) -> bool:
-    """Tell whether the server had let the call in that failed so."""
-    return isinstance(error, grpc.RpcError) and bool(error.initial_metadata())  # type: ignore[attr-defined]  # not in the stubs
+def taken(error: Error) -> bool:
+    """Tell whether a server had let the call in that failed so."""
+    cause: Any = error.__cause__
+    return bool(cause and cause.initial_metadata())
+
+
+def unheard(error: Error) -> bool:
+    """Tell whether a leaving server ended a call so before it saw it, which gRPC does not retry."""
+    cause: Any = error.__cause__
+    if not isinstance(error, ConnectError) or cause is None or cause.code() is not Code.CANCELLED:
+        return False
+    return not (cause.initial_metadata() or cause.trailing_metadata())
 
 
 def task_is_cancelled() -> bool:

@@ -46,7 +46,8 @@ class Retry:
 
     Only calls that the server has refused or never saw are tried again, never one that has begun
     to answer. A server's own wish for the delay goes first. `attempts` counts the first one; gRPC
-    makes at most five, and one alone while far more than a tenth of all fail.
+    makes at most five, and one alone while far more than a tenth of all fail. What a leaving server
+    never saw is tried as often elsewhere, at once.
     """
 
     attempts: int = 4
@@ -75,6 +76,11 @@ class Options:
     metadata: Mapping[str, str] = field(default_factory=dict)
     max_message_bytes: int = 64 << 20
     channel_options: Sequence[tuple[str, Any]] = ()
+
+    @property
+    def attempts(self) -> int:
+        """How often a call is made in all."""
+        return self.retry.attempts if self.retry else 1
 
     def call_metadata(
         self, more: Mapping[str, str] | None, within: Incoming | None = None
@@ -124,10 +130,10 @@ class Options:
         return [*arguments, *self.channel_options]
 
     def _service_config(self) -> dict[str, Any]:
-        if not self.retry or self.retry.attempts == 1:
+        if not self.retry or self.attempts == 1:
             return {}
         policy = {
-            "maxAttempts": self.retry.attempts,
+            "maxAttempts": self.attempts,
             "initialBackoff": f"{self.retry.initial:.6f}s",
             "maxBackoff": f"{self.retry.maximum:.6f}s",
             "backoffMultiplier": 2,

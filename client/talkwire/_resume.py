@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from talkwire._answer import Answer
-from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable
+from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable, taken, unheard
 from talkwire_proto.v1 import chat_pb2 as pb
 
 TRIES = 10  # in a row that servers took, and lost without a new token; the time bounds the others
@@ -25,6 +25,7 @@ class Course:
         arguments: Makes the arguments of a call.
         begun: The answer that the request goes on with, if that is part of the whole.
         resume: Whether calls may follow.
+        attempts: How often a call is made that no server has heard.
 
     Attributes:
         request: What the next call asks.
@@ -43,6 +44,7 @@ class Course:
         begun: Answer | None,
         *,
         resume: bool,
+        attempts: int = 1,
     ) -> None:
         self.begun = begun
         self.request = _resumable(request) if resume else request
@@ -50,6 +52,7 @@ class Course:
         self._arguments = arguments
         self._given = [] if begun else list(request.continuation.token_ids)
         self.resume = resume
+        self._unheard = attempts - 1
         self._tokens = self._tries = self._lost = 0
         self._begin, self._end = 0.0, inf
 
@@ -61,19 +64,20 @@ class Course:
             self._end = inf if call["timeout"] is None else now + call["timeout"]
         return call if self._end == inf else {**call, "timeout": max(0.0, self._end - now)}
 
-    def follow(self, error: Error, id: str, answer: Answer, *, taken: bool) -> float:
+    def follow(self, error: Error, id: str, answer: Answer) -> float:
         """Make the request that goes on; return after how many seconds to send it.
-
-        `taken` tells whether a server had let the call in that failed.
 
         Raises:
             Error: What was given: no call may follow, or none in time.
 
         """
+        if not id and self._unheard and unheard(error):
+            self._unheard -= 1
+            return 0
         if len(answer.token_ids) > self._tokens:
             self._tokens, self._tries, self._lost = len(answer.token_ids), 0, 0
         else:
-            self._lost += taken
+            self._lost += taken(error)
         # One that refuses to go on may be full, or not know yet that it lost this caller.
         passing = (Unavailable, Overloaded, RequestIdInUse) if self._tries else Unavailable
         if not (self.resume and id and isinstance(error, passing) and self._lost < TRIES):

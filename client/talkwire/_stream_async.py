@@ -14,7 +14,6 @@ from talkwire._errors import (
     RequestIdInUse,
     from_cancel,
     from_rpc,
-    taken,
     task_is_cancelled,
 )
 from talkwire._options import Incoming
@@ -106,9 +105,8 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         """Read on in another call. Raises the error where none may follow."""
         if self._lost_nothing(error):
             raise StopAsyncIteration
-        was_taken = True
         while True:
-            pause = self._course.follow(error, self.id, self.answer, taken=was_taken)
+            pause = self._course.follow(error, self.id, self.answer)
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
@@ -117,11 +115,11 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
                 await self._start()
                 delta = await self._call.read()
             except (grpc.RpcError, asyncio.CancelledError) as cause:
-                error, was_taken = self._failed(cause), taken(cause)
+                error = self._failed(cause)
             except Error as none:  # no connection
-                error, was_taken = none, False
+                error = none
             else:
-                self.resumed += 1
+                self.resumed += bool(self.id)
                 return delta
 
     async def _pause(self, seconds: float) -> None:
@@ -135,6 +133,4 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             raise cause
         if ended or self._cancelled.is_set():
             return from_cancel(self._client.target, self.answer)
-        error = from_rpc(cause, self._client.target, self.answer)
-        error.__cause__ = cause
-        return error
+        return from_rpc(cause, self._client.target, self.answer)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from talkwire._answer import Answer, Chunk
-from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse, from_cancel, taken
+from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse, from_cancel
 from talkwire._options import Incoming
 from talkwire._output import Reader
 from talkwire._resume import Course
@@ -94,9 +94,8 @@ class Stream(StreamBase, Iterator[Chunk]):
         """Read on in another call. Raises the error where none may follow."""
         if self._lost_nothing(error):
             raise StopIteration
-        was_taken = True
         while True:
-            pause = self._course.follow(error, self.id, self.answer, taken=was_taken)
+            pause = self._course.follow(error, self.id, self.answer)
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
@@ -106,16 +105,14 @@ class Stream(StreamBase, Iterator[Chunk]):
                 self._start()
                 delta: pb.ChatStreamResponse = next(self._call)
             except grpc.RpcError as cause:
-                error, was_taken = self._failed(cause), taken(cause)
+                error = self._failed(cause)
             except Error as none:  # no connection
-                error, was_taken = none, False
+                error = none
             else:
-                self.resumed += 1
+                self.resumed += bool(self.id)
                 return delta
 
     def _failed(self, cause: grpc.RpcError) -> Error:
         if self._cancelled.is_set():
             return from_cancel(self._client.target, self.answer)
-        error = self._client._error(cause, self.answer)
-        error.__cause__ = cause
-        return error
+        return self._client._error(cause, self.answer)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from talkwire._answer import Answer
 from talkwire._base import ClientBase, less
 from talkwire._conversation_sync import Conversation
-from talkwire._errors import ConnectError, Error, from_cancel, from_rpc, no_connection, why
+from talkwire._errors import ConnectError, Error, from_cancel, from_rpc, no_connection, unheard, why
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._messages import MessageLike, Query
 from talkwire._options import Incoming
@@ -196,11 +196,17 @@ class Client(ClientBase[grpc.Channel]):
     def _ask(
         self, method: Callable[..., Response], request: Message, call: dict[str, Any]
     ) -> Response:
-        call = self._connect(call)
-        try:
-            return method(request, **call)
-        except grpc.RpcError as error:
-            raise self._error(error) from error
+        call, attempts = self._connect(call), self._options.attempts
+        while True:
+            begin = monotonic()
+            try:
+                return method(request, **call)
+            except grpc.RpcError as cause:
+                error = self._error(cause)
+                attempts -= 1
+                if not (attempts and unheard(error)):
+                    raise error from cause
+            call = self._connect(less(call, monotonic() - begin))
 
     def _connect(
         self,

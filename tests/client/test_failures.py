@@ -12,9 +12,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import talkwire
-from processes import launched
+from processes import ServerProcess, launched
 from support import RunningServer, calling, make
-from talkwire import TLS, AsyncClient, Client
+from talkwire import TLS, AsyncClient, Client, Retry
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission
@@ -97,7 +97,7 @@ async def test_each_status_is_an_exception(
 async def test_what_nobody_here_cancelled_was_lost(kind: str) -> None:
     """GRPC ends calls as CANCELLED when a server leaves: `Unavailable`, not `Cancelled`."""
     service = Failing(Code.CANCELLED)  # type: ignore[abstract]
-    async with failing(service) as target, calling(kind, target) as caller:
+    async with failing(service) as target, calling(kind, target, retry=None) as caller:
         with pytest.raises(talkwire.ConnectError, match=r"no connection to .*: no$") as refused:
             await caller.chat("x")
         async with caller.stream("x") as stream:
@@ -122,20 +122,78 @@ async def test_a_server_may_cancel_for_a_reason(kind: str) -> None:
     assert (caught.value.code, caught.value.reason) == (Code.CANCELLED, "OTHERWISE_ENGAGED")
 
 
+async def begin(caller: Any, server: ServerProcess, i: int) -> None:
+    """Ask, as one of many; have the server leave in their midst."""
+    await asyncio.sleep(i / 1000)
+    if i == STARTS // 2:
+        server.signal(signal.SIGTERM)
+    if i % 2:
+        assert (await caller.chat("x x")).text == "x x"
+    else:
+        async with caller.stream("x x") as stream:
+            assert ((await stream.wait()).text, stream.resumed) == ("x x", 0)
+
+
 async def test_no_call_is_cancelled_by_a_server_that_leaves(kind: str) -> None:
     """Of 64 that begin while it goes, all are answered or `Unavailable`."""
 
-    async def ask(caller: Any, i: int) -> None:
-        await asyncio.sleep(i / 1000)
-        if i == STARTS // 2:
-            server.signal(signal.SIGTERM)
+    async def ask(i: int) -> None:
         with suppress(talkwire.Unavailable):
-            await caller.chat("x " * 20)
+            await begin(caller, server, i)
 
-    with launched("--echo-delay=0.01", "--grace=0") as server:
+    with launched("--grace=0") as server:
         async with calling(kind, server.target, retry=None, wait_for_ready=False) as caller:
             await caller.chat("x")
-            await asyncio.gather(*(ask(caller, i) for i in range(STARTS)))
+            await asyncio.gather(*(ask(i) for i in range(STARTS)))
+
+
+async def test_calls_that_a_leaving_server_never_saw_are_made_elsewhere(kind: str) -> None:
+    """Of 64 that begin while it goes, the other server answers all that it does not."""
+    with launched("--grace=100") as server, launched() as other:
+        async with calling(kind, f"ipv4:{server.target},{other.target}") as caller:
+            await caller.chat("x")
+            await asyncio.gather(*(begin(caller, server, i) for i in range(STARTS)))
+
+
+class Leaving(chat_pb2_grpc.ChatServiceServicer):
+    """Ends every call as one that leaves, but for each third."""
+
+    def __init__(self) -> None:
+        self.requests: list[pb.ChatRequest] = []
+
+    async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
+        """Answer, sometimes."""
+        await self._hear(request, context)
+        return pb.ChatResponse()
+
+    async def ChatStream(
+        self, request: pb.ChatRequest, context: Any
+    ) -> AsyncIterator[pb.ChatStreamResponse]:
+        """Answer, sometimes."""
+        await self._hear(request, context)
+        yield pb.ChatStreamResponse(id="i", usage=pb.Usage())
+
+    async def _hear(self, request: pb.ChatRequest, context: Any) -> None:
+        self.requests.append(request)
+        if len(self.requests) % 3:
+            await context.abort(Code.CANCELLED, "gone")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+async def test_calls_that_were_not_seen_are_tried_so_often(kind: str, resume: bool) -> None:
+    """As often as `Retry` says, then they fail; they are the same each time."""
+    service = Leaving()  # type: ignore[abstract]
+    async with failing(service) as target:
+        async with calling(kind, target, resume=resume, retry=Retry(attempts=3)) as caller:
+            await caller.chat("x")
+            async with caller.stream("x") as stream:
+                answer = await stream.wait()
+        async with calling(kind, target, resume=resume, retry=Retry(attempts=2)) as caller:
+            with pytest.raises(talkwire.ConnectError):
+                await caller.chat("x")
+
+    assert (answer.id, stream.id, stream.resumed, len(service.requests)) == ("i", "i", 0, 8)
+    assert all(request == service.requests[0] for request in service.requests)
 
 
 async def test_details_are_read(kind: str) -> None:

@@ -480,18 +480,21 @@ async def test_a_delay_beyond_the_deadline_is_not_waited_for(kind: str) -> None:
 
 def test_calls_that_are_lost_are_bounded() -> None:
     """Ten in a row without a new token; refusals are not, and pauses grow to five seconds."""
-    error = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
+    refusal = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
+    lost = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
+    let_in, nothing = grpc.aio.Metadata(("x-request-id", "id")), grpc.aio.Metadata()
+    lost.__cause__ = grpc.aio.AioRpcError(Code.UNAVAILABLE, let_in, nothing, "", "")
     course = Course(pb.ChatRequest(), lambda: {"timeout": None}, None, resume=True)
     course.arguments()
     pauses = []
     for tokens in ([], [1]):
         answer = Answer(pb.ChatResponse(token_ids=tokens))
-        lost = TRIES - 1 + len(tokens)
-        pauses = [course.follow(error, "id", answer, taken=True) for _ in range(lost)]
+        more = TRIES - 1 + len(tokens)
+        pauses = [course.follow(lost, "id", answer) for _ in range(more)]
         for _ in range(2000):
-            course.follow(error, "id", answer, taken=False)
+            course.follow(refusal, "id", answer)
         with pytest.raises(talkwire.Unavailable):
-            course.follow(error, "id", answer, taken=True)
+            course.follow(lost, "id", answer)
 
     assert TRIES == 10
     assert 0 <= min(pauses) <= max(pauses) <= 5
