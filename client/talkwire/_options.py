@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -111,6 +110,8 @@ class Options:
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
         """Return the channel arguments of gRPC."""
+        from importlib.metadata import version  # takes a tenth of `import talkwire`
+
         arguments = [
             ("grpc.primary_user_agent", f"talkwire-python/{version('talkwire')}"),
             ("grpc.max_receive_message_length", self.max_message_bytes),

@@ -28,7 +28,8 @@ class StreamBase:
         self.resumed = 0
         self._course = course
         self._within = within
-        self._call: Any = None  # what is waited for, once the block is entered
+        self._call: Any = None  # grpc's, once the block is entered
+        self._held: Any = None  # that, or what is waited for before it
         self._ahead: Chunk | None = None  # was read to enter the block
         self._cancelled = Event()
         self._reader = reader
@@ -54,8 +55,8 @@ class StreamBase:
     def cancel(self) -> None:
         """Stop the answer on the server; from any thread or task. Reading on raises `Cancelled`."""
         self._cancelled.set()
-        if self._call is not None:
-            self._call.cancel()
+        if self._held is not None:
+            self._held.cancel()
 
     def _bind(self) -> None:
         """Have the end of the incoming call cancel this one, now if it has ended."""
@@ -68,11 +69,11 @@ class StreamBase:
         if ended:
             self.cancel()
 
-    def _hold(self, call: Any) -> None:
+    def _hold(self, held: Any) -> None:
         """Have `cancel` end this: a call, or the wait for one."""
-        self._call = call
+        self._held = held
         if self._cancelled.is_set():  # in between
-            call.cancel()
+            held.cancel()
 
     def _admitted(self, metadata: Any) -> bool:
         """Tell whether the server has taken the call; if not, reading raises why."""

@@ -250,6 +250,18 @@ async def test_a_cancelled_task_stays_cancelled(slow_echo: RunningServer) -> Non
         await asyncio.wait_for(slow_echo.server.admission.empty(), 5)
 
 
+async def test_a_block_that_was_not_entered_is_not_read(kind: str) -> None:
+    """Neither is what was waited for in vain."""
+    async with calling(kind, "127.0.0.1:1", connect_timeout=0.1) as caller:
+        stream = caller.client.stream("x")
+        blocking = isinstance(stream, talkwire.Stream)
+        with pytest.raises(talkwire.ConnectError):
+            await (asyncio.to_thread(stream.__enter__) if blocking else stream.__aenter__())
+        with pytest.raises(RuntimeError, match="is read inside its block"):
+            next(stream) if blocking else await anext(stream)
+        stream.cancel()
+
+
 async def test_conversations_stream(slow_echo: RunningServer) -> None:
     """A streamed turn is added at its end; one that is left early is not."""
     async with AsyncClient(slow_echo.target) as client:
