@@ -43,7 +43,7 @@ def target() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["async", "sync"])
+@pytest.fixture(params=["async", "sync", "async multiplexed", "sync multiplexed"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Which of the two clients."""
     return str(request.param)

@@ -102,8 +102,9 @@ class ThreadCaller:
 
 @asynccontextmanager
 async def calling(kind: str, target: str, **options: Any) -> AsyncIterator[Any]:
-    """Connect either client to a target for the length of the block."""
-    if kind == "async":
+    """Connect a client to a target for the length of the block: (a)sync, maybe "multiplexed"."""
+    options = {"multiplex": "multiplexed" in kind, **options}
+    if kind.startswith("async"):
         async with AsyncClient(target, **options) as client:
             yield AsyncCaller(client)
     else:

@@ -22,6 +22,7 @@ from talkwire._errors import (
 )
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._messages import MessageLike, Query
+from talkwire._multiplex_async import AsyncMultiplexer
 from talkwire._options import Incoming
 from talkwire._output import reader
 from talkwire._request import CallOptions, ChatOptions
@@ -186,6 +187,13 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
     def stub(self) -> "ChatServiceAsyncStub":
         """The generated stub on this client's channel, for what the client does not cover."""
         return ChatServiceStub(self.channel)
+
+    @cached_property
+    def _chat_stream(self) -> Callable[..., Any]:
+        """What begins the call of a stream."""
+        if not self._multiplex:
+            return self.stub.ChatStream
+        return AsyncMultiplexer(self.stub, self._multiplex, self._options.retry).ChatStream
 
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""

@@ -29,6 +29,8 @@ class ClientBase(Generic[C]):
         wait_for_ready: Wait for a connection; else fail at once where there is none.
         retry: How refused calls are tried again; None for never.
         resume: Whether answers that break off go on by themselves; see `CallOptions`.
+        multiplex: Have all streams that run at once share one call, or this many: many answers
+            cost both sides far less. What a stream does is the same.
         metadata: gRPC metadata of every call.
         max_message_bytes: Largest message sent or taken.
         channel_options: More gRPC channel arguments.
@@ -54,6 +56,7 @@ class ClientBase(Generic[C]):
         wait_for_ready: bool = True,
         retry: Retry | None = Retry(),  # noqa: B008  # frozen
         resume: bool = False,
+        multiplex: bool | int = False,
         metadata: Mapping[str, str] | None = None,
         max_message_bytes: int = 64 << 20,
         channel_options: Sequence[tuple[str, Any]] = (),
@@ -74,6 +77,7 @@ class ClientBase(Generic[C]):
         )
         self._channel = channel
         self._resume = resume
+        self._multiplex = int(multiplex)
         self.options = defaults
 
     @property

@@ -99,7 +99,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     async def _start(self) -> None:
         arguments = self._course.arguments()
         call = await self._client._connect(arguments, self.answer, self._hold)
-        self._call = self._client.stub.ChatStream(self._course.request, **call)
+        self._call = self._client._chat_stream(self._course.request, **call)
         self._hold(self._call)
 
     async def _go_on(self, error: Error) -> Any:

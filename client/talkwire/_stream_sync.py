@@ -88,7 +88,7 @@ class Stream(StreamBase, Iterator[Chunk]):
 
     def _start(self) -> None:
         call = self._client._connect(self._course.arguments(), self.answer, self._hold)
-        self._call = self._client.stub.ChatStream(self._course.request, **call)
+        self._call = self._client._chat_stream(self._course.request, **call)
         self._hold(self._call)
 
     def _go_on(self, error: Error) -> pb.ChatStreamResponse:

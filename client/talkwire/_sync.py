@@ -14,6 +14,7 @@ from talkwire._conversation_sync import Conversation
 from talkwire._errors import ConnectError, Error, from_cancel, from_rpc, no_connection, unheard, why
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
 from talkwire._messages import MessageLike, Query
+from talkwire._multiplex_sync import Multiplexer
 from talkwire._options import Incoming
 from talkwire._output import reader
 from talkwire._request import CallOptions, ChatOptions
@@ -176,6 +177,13 @@ class Client(ClientBase[grpc.Channel]):
     def stub(self) -> ChatServiceStub:
         """The generated stub on this client's channel, for what the client does not cover."""
         return ChatServiceStub(self.channel)
+
+    @cached_property
+    def _chat_stream(self) -> Callable[..., Any]:
+        """What begins the call of a stream."""
+        if not self._multiplex:
+            return self.stub.ChatStream
+        return Multiplexer(self.stub, self._multiplex, self._options.retry).ChatStream
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""

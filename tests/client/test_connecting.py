@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 import talkwire
+from multiplexing import Multiplexing
 from support import RunningServer, calling
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
@@ -43,7 +44,7 @@ async def test_no_time_is_a_timeout(kind: str, slow_echo: RunningServer) -> None
             await caller.chat("a b c d e", timeout=0)
 
 
-class Taking(chat_pb2_grpc.ChatServiceServicer):
+class Taking(Multiplexing):
     """Takes a chat, and never answers."""
 
     def __init__(self) -> None:

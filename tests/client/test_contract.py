@@ -203,7 +203,7 @@ async def test_a_stream_outside_its_block_says_so(kind: str, echo: RunningServer
     async with calling(kind, echo.target) as caller:
         stream = caller.client.stream("x")
         with pytest.raises(RuntimeError, match=r"with client\.stream"):
-            await anext(stream) if kind == "async" else next(stream)
+            await anext(stream) if kind.startswith("async") else next(stream)
         stream.cancel()
 
     assert stream.answer.text == ""

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 import talkwire
 from fault_table import Table
+from multiplexing import Multiplexing
 from processes import launched
 from support import RunningServer, calling
 from talkwire import Answer, _resume
@@ -117,10 +118,12 @@ async def test_no_answer_is_lost_with_a_replica(
         launched("--served-model-name=b") as b,
     ):
         options: Any = {"channel_options": [("grpc.lb_policy_name", policy)], "resume": True}
+        if "multiplexed" in kind:
+            options["multiplex"] = 2
         async with calling(kind, f"ipv4:{a.target},{b.target}", **options) as caller:
             seen = {""}
             while policy == "round_robin" and not seen > {"a", "b"}:
-                seen.add((await caller.chat("hi")).model)
+                seen.add((await caller.chat("hi", resume=False)).model)
             begun = asyncio.Barrier(STREAMS + 1)
 
             async def ask(i: int) -> tuple[str, Answer, int]:
@@ -163,7 +166,7 @@ async def test_a_lost_connection_is_not_seen(
     kind: str, slow_echo: RunningServer, echo: RunningServer, asked: dict[str, Any]
 ) -> None:
     """Broken twice in mid-answer, its chunks and the whole are those of an undisturbed one."""
-    asked = {"request_id": f"mine-{kind}", "system": "s", **asked}
+    asked = {"request_id": f"mine-{kind.split()[-1]}", "system": "s", **asked}
     async with wired(slow_echo.target) as wire, calling(kind, wire.target, resume=True) as caller:
         async with caller.stream(**asked) as stream:
             chunks = []
@@ -317,7 +320,9 @@ async def test_cancel_ends_the_wait_for_a_server(kind: str, slow_echo: RunningSe
         assert WORDS.startswith(caught.value.partial.text)
 
         stream = caller.client.stream(WORDS)
-        enter = stream.__aenter__() if kind == "async" else asyncio.to_thread(stream.__enter__)
+        enter = (
+            stream.__aenter__() if kind.startswith("async") else asyncio.to_thread(stream.__enter__)
+        )
         entering = asyncio.ensure_future(enter)
         await asyncio.sleep(0.5)
         stream.cancel()
@@ -328,7 +333,7 @@ async def test_cancel_ends_the_wait_for_a_server(kind: str, slow_echo: RunningSe
 # Which failures pass
 
 
-class Breaking(chat_pb2_grpc.ChatServiceServicer):
+class Breaking(Multiplexing):
     """Says a word a call. Each call but the last fails: (code, reason, delay, said a word?).
 
     What has said None was let in, and no more.
@@ -346,7 +351,7 @@ class Breaking(chat_pb2_grpc.ChatServiceServicer):
         self.requests.append(request)
         code, reason, delay, said = (*self._failures, (None, "", 0, True))[at]
         if said is not False:
-            await context.send_initial_metadata((("x-request-id", request.request_id or "given"),))
+            await context.send_initial_metadata((("x-request-id", "given"),))
         if said:
             yield pb.ChatStreamResponse(text=f"{at} ", token_ids=[at], id="given", model="m")
         if code:

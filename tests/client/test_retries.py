@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 import talkwire
+from multiplexing import Multiplexing
 from support import calling, running
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
@@ -54,7 +55,7 @@ async def test_no_try_outlives_the_deadline(kind: str) -> None:
     assert (caught.value.reason, caught.value.retry_after) == ("MODEL_LOADING", 1)
 
 
-class Refusing(chat_pb2_grpc.ChatServiceServicer):
+class Refusing(Multiplexing):
     """Refuses while it is told to, and counts."""
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 import talkwire
+from multiplexing import Multiplexing
 from support import RunningServer, calling
 from talkwire import AsyncClient, Client
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -61,7 +62,7 @@ async def fronted(
 ) -> AsyncIterator[tuple[Any, Front | BlockingFront]]:
     """Serve a front to a target; yield a stub to it, and the front."""
     front: Front | BlockingFront
-    if kind == "async":
+    if kind.startswith("async"):
         front = Front(AsyncClient(target, timeout=math.inf), **options)  # type: ignore[abstract]
         server: Any = grpc.aio.server()
     else:
@@ -83,7 +84,7 @@ async def fronted(
         front.client.close()
 
 
-class Noting(chat_pb2_grpc.ChatServiceServicer):
+class Noting(Multiplexing):
     """Notes what comes with a call."""
 
     async def ChatStream(
@@ -158,7 +159,7 @@ async def test_the_answer_ends_with_the_incoming_call(
 async def test_a_task_of_the_handlers_ends_with_it(slow_echo: RunningServer) -> None:
     """What outlives the handler, but was asked within its call, is cancelled."""
 
-    class Leaving(chat_pb2_grpc.ChatServiceServicer):
+    class Leaving(Multiplexing):
         async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
             self.task = asyncio.create_task(client.chat("word " * 5000, within=context))
             while not slow_echo.engine.unfinished:  # noqa: ASYNC110  # the engine has no event

@@ -1,0 +1,246 @@
+"""Calls over ChatMultiplex, but for their I/O: what is sent, what came, how a call failed.
+
+To a stream such a call is what gRPC's own would be: it begins, is read, fails and is cancelled
+alike. So it is tried again alike, too, because gRPC tries only the stream that carries it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from random import uniform
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import grpc
+
+from talkwire._errors import from_rpc
+from talkwire._options import Retry
+from talkwire_proto.v1 import chat_pb2 as pb
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+REQUEST_ID = "x-request-id"
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+LAST_NUMBER = 2**31 - 1
+"""Of a call; then the first one again."""
+
+
+class Failure(grpc.RpcError):
+    """How a call failed, as gRPC's own errors tell it."""
+
+    def __init__(self, code: grpc.StatusCode, text: str, trailers: Metadata = ()) -> None:
+        super().__init__(text)
+        self._code = code
+        self._text = text
+        self._trailers = trailers
+        self.id = ""
+
+    def code(self) -> grpc.StatusCode:
+        """Return gRPC's status."""
+        return self._code
+
+    def details(self) -> str:
+        """Return the text of the status."""
+        return self._text
+
+    def initial_metadata(self) -> Metadata:
+        """Return what came on admission."""
+        return initial_metadata(self.id)
+
+    def trailing_metadata(self) -> Any:  # of gRPC's own tuples
+        """Return what came with the status."""
+        return self._trailers
+
+
+class Stopped(Failure):
+    """This side ended the call."""
+
+    def __init__(self) -> None:
+        super().__init__(grpc.StatusCode.CANCELLED, "cancelled on this side")
+
+
+class CallBase:
+    """One call.
+
+    Attributes:
+        id: The request's id, if the server told it when it let the call in.
+        begun: Whether the server let the call in.
+        deltas: What came and was not read yet.
+        ended: Whether the last event came.
+        failure: How it failed, if it did.
+
+    """
+
+    def __init__(
+        self, request: pb.ChatRequest, metadata: Sequence[tuple[str, str | bytes]], tries: "Tries"
+    ) -> None:
+        self.request = request
+        given = dict(metadata)
+        if not request.request_id and isinstance(wish := given.pop(REQUEST_ID, ""), str):
+            self.request = pb.ChatRequest()
+            self.request.CopyFrom(request)
+            self.request.request_id = wish
+        self.metadata = tuple(given.items())
+        self.deltas: deque[pb.ChatStreamResponse] = deque()
+        self.id = ""
+        self.begun = False
+        self.ended = False
+        self.failure: Failure | None = None
+        self._tries = tries
+        self._tried = 1
+
+    def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
+        """Take what the server says of this call."""
+        kind = event.WhichOneof("event")
+        if kind == "response":
+            self.begun = True
+            self.deltas.append(event.response)
+        elif kind == "admitted":
+            self.begun = True
+            self.id = event.admitted
+        elif kind == "status":
+            self.fail(_failure(event.status))
+
+    def fail(self, failure: Failure | None) -> None:
+        """End the call; what came of it can still be read."""
+        if not self.ended:
+            self.ended = True
+            if failure:
+                failure.id = self.id
+                self.failure = failure
+            else:
+                self._tries.earn()
+
+    def again(self) -> None:
+        """Forget how the last try ended."""
+        self._tried += 1
+        self.ended, self.failure = False, None
+
+    def pause(self, left: float | None) -> float | None:
+        """Return after how many seconds to try again, of those left; None: not at all."""
+        if self.begun or not self.failure or self.failure.code() not in _PASSING:
+            return None
+        seconds = self._tries.spend(self._tried, from_rpc(self.failure, "").retry_after)
+        return None if seconds is None or (left is not None and left <= seconds) else seconds
+
+
+class Carrier(Protocol):
+    """One stream and the calls on it, by their numbers."""
+
+    open: bool
+
+    @property
+    def calls(self) -> Mapping[int, Any]:
+        """Those that run."""
+        ...
+
+    def close_if_idle(self) -> None:
+        """Take leave of the server, if no call needs the stream."""
+
+
+S = TypeVar("S", bound=Carrier)
+
+
+class Pool(Generic[S]):
+    """The streams that calls share: opened when needed, and anew when they broke.
+
+    Args:
+        most: Over how many streams calls of the same metadata spread. A load-balancing channel
+            takes each of them to the next server.
+        make: Opens one that carries metadata.
+
+    """
+
+    def __init__(self, most: int, make: Callable[[Metadata], S]) -> None:
+        self._most = most
+        self._make = make
+        self._streams: dict[Metadata, list[S]] = {}
+
+    def get(self, metadata: Metadata) -> S:
+        """Choose the stream for a call: one without calls, a new one, or that with the fewest."""
+        for other in self._streams.keys() - {metadata}:
+            for stream in self._streams[other]:
+                stream.close_if_idle()
+        self._streams = {
+            key: [stream for stream in streams if stream.open]
+            for key, streams in self._streams.items()
+            if key == metadata or any(stream.open for stream in streams)
+        }
+        streams = self._streams.setdefault(metadata, [])
+        fewest = min(streams, key=lambda stream: len(stream.calls), default=None)
+        if fewest is None or (fewest.calls and len(streams) < self._most):
+            fewest = self._make(metadata)
+            streams.append(fewest)
+        return fewest
+
+
+class Tries:
+    """How often refused calls are tried again, as gRPC does with its own.
+
+    Each failure takes 1 and each success gives 0.1; half of it all must be left.
+    """
+
+    _MOST = 100.0
+
+    def __init__(self, retry: Retry | None) -> None:
+        self._retry = retry
+        self._left = self._MOST
+
+    def earn(self) -> None:
+        """Count a success."""
+        self._left = min(self._MOST, self._left + 0.1)
+
+    def spend(self, tried: int, wish: float | None) -> float | None:
+        """Count a failure; return after how many seconds to try again, as the server wishes."""
+        self._left = max(0.0, self._left - 1)
+        if not self._retry or tried >= self._retry.attempts or self._left <= self._MOST / 2:
+            return None
+        if wish is not None:
+            return wish
+        longest = min(self._retry.maximum, self._retry.initial * 2 ** (tried - 1))
+        return uniform(0, longest)  # noqa: S311  # no secret
+
+
+def initial_metadata(id: str) -> Metadata:
+    """Return what the server sends on admission in a call of its own."""
+    return ((REQUEST_ID, id),) if id else ()
+
+
+def start(number: int, request: pb.ChatRequest, left: float | None) -> pb.ChatMultiplexRequest:
+    """Begin a call, with the seconds until its deadline."""
+    message = pb.ChatMultiplexRequest(call=number)
+    message.start.request.CopyFrom(request)
+    if left is not None:
+        message.start.timeout.FromNanoseconds(max(0, int(left * 1e9)))
+    return message
+
+
+def cancel(number: int) -> pb.ChatMultiplexRequest:
+    """End a call."""
+    message = pb.ChatMultiplexRequest(call=number)
+    message.cancel.SetInParent()
+    return message
+
+
+def too_late() -> Failure:
+    """Say that a call's deadline passed."""
+    return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+def lost(error: grpc.RpcError | None) -> Failure:
+    """Say of a call how the stream ended that carried it."""
+    if isinstance(error, Stopped):
+        return Stopped()
+    if error is None:
+        return Failure(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")
+    told: Any = error
+    return Failure(told.code(), told.details() or "", told.trailing_metadata() or ())
+
+
+def _failure(status: pb.CallStatus) -> Failure | None:
+    if not status.code:
+        return None
+    # CallStatus is google.rpc.Status, field by field.
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    trailers = details if status.details else ()
+    return Failure(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)

@@ -1,0 +1,197 @@
+"""Calls over ChatMultiplex, with asyncio; `_multiplex_sync.py` is its twin."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from talkwire._multiplex import (
+    LAST_NUMBER,
+    CallBase,
+    Failure,
+    Metadata,
+    Pool,
+    Stopped,
+    Tries,
+    cancel,
+    initial_metadata,
+    lost,
+    start,
+    too_late,
+)
+from talkwire._options import Retry
+from talkwire_proto.v1 import chat_pb2 as pb
+
+if TYPE_CHECKING:
+    from talkwire_proto.v1.chat_pb2_grpc import ChatServiceAsyncStub
+
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
+
+
+class AsyncMultiplexer:
+    """Makes calls that share streams; see `Pool` and `Tries`."""
+
+    def __init__(self, stub: "ChatServiceAsyncStub", most: int, retry: Retry | None) -> None:
+        self.tries = Tries(retry)
+        self.streams = Pool(most, lambda metadata: _Stream(stub, metadata))
+
+    def ChatStream(
+        self,
+        request: pb.ChatRequest,
+        *,
+        timeout: float | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+    ) -> "AsyncCall":
+        """Begin a call, as the stub does."""
+        return AsyncCall(self, request, timeout, metadata)
+
+
+class _Stream:
+    """One rpc and the calls on it."""
+
+    def __init__(self, stub: "ChatServiceAsyncStub", metadata: Metadata) -> None:
+        self.calls: dict[int, AsyncCall] = {}
+        self.open = True
+        self._numbers = count(1)
+        self._requests: asyncio.Queue[pb.ChatMultiplexRequest | None] = asyncio.Queue()
+        self._rpc = stub.ChatMultiplex(self._outgoing(), metadata=metadata)
+        self._reading = asyncio.create_task(self._read())
+
+    def start(self, call: "AsyncCall", left: float | None) -> int:
+        """Begin a call; return its number."""
+        number = next(self._numbers) & LAST_NUMBER
+        self.calls[number] = call
+        self._requests.put_nowait(start(number, call.request, left))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """End a call, if it runs."""
+        if self.calls.pop(number, None):
+            self._requests.put_nowait(cancel(number))
+
+    def close_if_idle(self) -> None:
+        """Take leave of the server, if no call needs the stream."""
+        if not self.calls:
+            self.open = False
+            self._requests.put_nowait(None)
+
+    async def _outgoing(self) -> AsyncIterator[pb.ChatMultiplexRequest]:
+        while request := await self._requests.get():
+            yield request
+
+    async def _read(self) -> None:
+        rpc: Any = self._rpc
+        try:
+            while (message := await rpc.read()) is not _EOF:
+                for event in message.events:
+                    if call := self.calls.get(event.call):
+                        call.take(event)
+                        if call.ended:
+                            del self.calls[event.call]
+            self._end(None)
+        except grpc.RpcError as error:
+            self._end(error)
+        except asyncio.CancelledError:  # the channel is closed
+            self._end(Stopped())
+            raise
+
+    def _end(self, error: grpc.RpcError | None) -> None:
+        self.open = False
+        self._requests.put_nowait(None)
+        for call in self.calls.values():
+            call.fail(lost(error))
+        self.calls.clear()
+
+
+class AsyncCall(CallBase):
+    """One call, read as a `grpc.aio.UnaryStreamCall` is."""
+
+    def __init__(
+        self,
+        multiplexer: AsyncMultiplexer,
+        request: pb.ChatRequest,
+        timeout: float | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+    ) -> None:
+        super().__init__(request, metadata, multiplexer.tries)
+        self._multiplexer = multiplexer
+        self._loop = asyncio.get_running_loop()
+        self._end = None if timeout is None else self._loop.time() + timeout
+        self._timer = self._loop.call_at(self._end, self._expire) if self._end else None
+        self._changed: asyncio.Future[None] | None = None
+        self._start()
+
+    async def initial_metadata(self) -> Metadata:
+        """Wait until the server let the call in, or refused it for good: then it is empty."""
+        while not self.begun:
+            if not self.ended:
+                await self._wait()
+            elif (pause := self.pause(self._left())) is None:
+                break
+            else:
+                self.again()
+                await self._wait(pause)
+                if not self.ended:
+                    self._start()
+        return initial_metadata(self.id)
+
+    async def read(self) -> Any:
+        """Wait for the next delta, or EOF. Raises `Failure`."""
+        await self.initial_metadata()
+        while not self.deltas:
+            if self.failure:
+                if isinstance(self.failure, Stopped):
+                    raise asyncio.CancelledError  # as grpc.aio does
+                raise self.failure
+            if self.ended:
+                return _EOF
+            await self._wait()
+        return self.deltas.popleft()
+
+    def cancel(self) -> None:
+        """End the call, if it has not ended."""
+        if self._timer:
+            self._timer.cancel()
+        self._stop(Stopped())
+
+    def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
+        """Take what the server says of this call."""
+        super().take(event)
+        self._wake()
+
+    def fail(self, failure: Failure | None) -> None:
+        """End the call; what came of it can still be read."""
+        super().fail(failure)
+        if self._timer and (self.begun or not failure):
+            self._timer.cancel()
+        self._wake()
+
+    def _start(self) -> None:
+        self._stream = self._multiplexer.streams.get(self.metadata)
+        self._number = self._stream.start(self, self._left())
+
+    def _stop(self, failure: Failure) -> None:
+        if not self.ended:
+            self.deltas.clear()
+            self.fail(failure)
+            self._stream.cancel(self._number)
+
+    def _expire(self) -> None:
+        self._stop(too_late())
+
+    def _left(self) -> float | None:
+        return None if self._end is None else self._end - self._loop.time()
+
+    async def _wait(self, seconds: float | None = None) -> None:
+        """Return when something happened, or the time is over."""
+        self._changed = self._loop.create_future()
+        if seconds is None:
+            await self._changed
+        else:
+            await asyncio.wait({self._changed}, timeout=seconds)
+
+    def _wake(self) -> None:
+        if self._changed and not self._changed.done():
+            self._changed.set_result(None)

@@ -1,0 +1,192 @@
+"""Calls over ChatMultiplex, blocking; `_multiplex_async.py` is its twin. A stream has a thread."""
+
+from collections.abc import Sequence
+from itertools import count
+from queue import SimpleQueue
+from threading import Condition, Lock, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from talkwire._multiplex import (
+    LAST_NUMBER,
+    CallBase,
+    Failure,
+    Metadata,
+    Pool,
+    Stopped,
+    Tries,
+    cancel,
+    initial_metadata,
+    lost,
+    start,
+    too_late,
+)
+from talkwire._options import Retry
+from talkwire_proto.v1 import chat_pb2 as pb
+
+if TYPE_CHECKING:
+    from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
+
+
+class Multiplexer:
+    """Makes calls that share streams; see `Pool` and `Tries`."""
+
+    def __init__(self, stub: "ChatServiceStub", most: int, retry: Retry | None) -> None:
+        self.tries = Tries(retry)
+        self._lock = Lock()
+        self._streams = Pool(most, lambda metadata: _Stream(stub, metadata))
+
+    def ChatStream(
+        self,
+        request: pb.ChatRequest,
+        *,
+        timeout: float | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+    ) -> "Call":
+        """Begin a call, as the stub does."""
+        return Call(self, request, timeout, metadata)
+
+    def start(self, call: "Call", left: float | None) -> "tuple[_Stream, int]":
+        """Begin a call on a stream; return that, and its number there."""
+        with self._lock:
+            stream = self._streams.get(call.metadata)
+            return stream, stream.start(call, left)
+
+
+class _Stream:
+    """One rpc and the calls on it."""
+
+    def __init__(self, stub: "ChatServiceStub", metadata: Metadata) -> None:
+        self.calls: dict[int, Call] = {}
+        self.open = True
+        self._numbers = count(1)
+        self._requests: SimpleQueue[pb.ChatMultiplexRequest | None] = SimpleQueue()
+        self._lock = Lock()
+        self._rpc = stub.ChatMultiplex(iter(self._requests.get, None), metadata=metadata)
+        Thread(target=self._read, name="talkwire-multiplex", daemon=True).start()
+
+    def start(self, call: "Call", left: float | None) -> int:
+        """Begin a call; return its number."""
+        number = next(self._numbers) & LAST_NUMBER
+        with self._lock:
+            if self.open:
+                self.calls[number] = call
+                self._requests.put(start(number, call.request, left))
+            else:  # it broke just now
+                call.fail(lost(None))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """End a call, if it runs."""
+        if self.calls.pop(number, None):
+            self._requests.put(cancel(number))
+
+    def close_if_idle(self) -> None:
+        """Take leave of the server, if no call needs the stream."""
+        if not self.calls:
+            self.open = False
+            self._requests.put(None)
+
+    def _read(self) -> None:
+        error: grpc.RpcError | None = None
+        try:
+            for message in self._rpc:
+                for event in message.events:
+                    if call := self.calls.get(event.call):
+                        call.take(event)
+                        if call.ended:
+                            self.calls.pop(event.call, None)
+        except grpc.RpcError as failed:
+            error = failed
+        with self._lock:
+            self.open = False
+        self._requests.put(None)
+        for call in [*self.calls.values()]:
+            call.fail(lost(error))
+        self.calls.clear()
+
+
+class Call(CallBase):
+    """One call, read as gRPC's iterator of responses is."""
+
+    def __init__(
+        self,
+        multiplexer: Multiplexer,
+        request: pb.ChatRequest,
+        timeout: float | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+    ) -> None:
+        super().__init__(request, metadata, multiplexer.tries)
+        self._multiplexer = multiplexer
+        self._end = None if timeout is None else monotonic() + timeout
+        self._changed = Condition()
+        self._start()
+
+    def initial_metadata(self) -> Metadata:
+        """Wait until the server let the call in, or refused it for good: then it is empty."""
+        with self._changed:
+            while not self.begun:
+                if not self.ended:
+                    self._wait()
+                elif (pause := self.pause(self._left())) is None:
+                    break
+                else:
+                    self.again()
+                    self._changed.wait(pause)
+                    if not self.ended:
+                        self._start()
+        return initial_metadata(self.id)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> pb.ChatStreamResponse:
+        self.initial_metadata()
+        with self._changed:
+            while not self.deltas:
+                if self.failure:
+                    raise self.failure
+                if self.ended:
+                    raise StopIteration
+                self._wait()
+            return self.deltas.popleft()
+
+    def cancel(self) -> None:
+        """End the call, if it has not ended; from any thread."""
+        self._stop(Stopped())
+
+    def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
+        """Take what the server says of this call."""
+        with self._changed:
+            super().take(event)
+            self._changed.notify_all()
+
+    def fail(self, failure: Failure | None) -> None:
+        """End the call; what came of it can still be read."""
+        with self._changed:
+            super().fail(failure)
+            self._changed.notify_all()
+
+    def _start(self) -> None:
+        self._stream, self._number = self._multiplexer.start(self, self._left())
+
+    def _stop(self, failure: Failure) -> None:
+        with self._changed:
+            if self.ended:
+                return
+            self.deltas.clear()
+            self.fail(failure)
+        self._stream.cancel(self._number)
+
+    def _left(self) -> float | None:
+        return None if self._end is None else self._end - monotonic()
+
+    def _wait(self) -> None:
+        """Wait until something happened; end the call where its time is over."""
+        left = self._left()
+        if left is not None and left <= 0:
+            self._stop(too_late())
+        else:
+            self._changed.wait(left)
