@@ -13,8 +13,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import crowded, grammars, head, limit_violations
-from talkwire_server.errors import CallError, InvalidRequest, UnsupportedFeature, Violation
+from talkwire_server.checks import crowded, head, limit_violations
+from talkwire_server.errors import CallError, InvalidRequest, Violation
 from talkwire_server.settings.limits import LimitSettings
 
 Details: TypeAlias = grpc.HandlerCallDetails
@@ -46,9 +46,8 @@ class Refused:
 class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Has the requests of our services read here."""
 
-    def __init__(self, limits: LimitSettings, *, takes_grammars: bool = False) -> None:
+    def __init__(self, limits: LimitSettings) -> None:
         self._limits = limits
-        self._takes_grammars = takes_grammars
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
@@ -62,7 +61,7 @@ class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             return _ending(handler) if handler.request_streaming else handler
 
         def decode(data: bytes) -> Message | Refused:
-            return read(kind, data, self._limits, takes_grammars=self._takes_grammars)
+            return read(kind, data, self._limits)
 
         return handler._replace(request_deserializer=decode)
 
@@ -79,21 +78,17 @@ def _ending(handler: Any) -> Any:
     return handler._replace(request_deserializer=decode)
 
 
-def read(
-    kind: type[Message], data: bytes, limits: LimitSettings, *, takes_grammars: bool
-) -> Message | Refused:
+def read(kind: type[Message], data: bytes, limits: LimitSettings) -> Message | Refused:
     """Make a message of bytes, or what refuses it."""
     try:
-        return _read(kind, data, limits, takes_grammars=takes_grammars)
+        return _read(kind, data, limits)
     except CallError as error:
         if kind is not pb.ChatMultiplexRequest:
             return Refused(error)
         return Refused(error, pb.ChatMultiplexRequest.FromString(head(data)).call)
 
 
-def _read(
-    kind: type[Message], data: bytes, limits: LimitSettings, *, takes_grammars: bool
-) -> Message:
+def _read(kind: type[Message], data: bytes, limits: LimitSettings) -> Message:
     most = limits.max_request_fields
     if path := crowded(data, kind, most):
         text = f"brings the request to more than {most} fields"
@@ -107,8 +102,6 @@ def _read(
         return request
     if faults := list(limit_violations(chat, limits)):
         raise InvalidRequest(faults)
-    if not takes_grammars and (names := list(grammars(chat))):
-        raise UnsupportedFeature([f"{name} (the server takes no --grammars)" for name in names])
     return request
 
 

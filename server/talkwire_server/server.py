@@ -52,7 +52,7 @@ class Server:
             interceptors=[
                 self._transit,
                 *self._guards,
-                Decoding(settings, takes_grammars=settings.takes_grammars),
+                Decoding(settings),
             ],
             options=_options(settings, self.admission.room),
         )

@@ -86,3 +86,34 @@ def end_with_parent() -> None:
             os._exit(1)
 
         threading.Thread(target=follow, name="end-with-parent", daemon=True).start()
+
+
+def serve_quietly() -> None:
+    """Have Ctrl-C, which reaches every process of a terminal, end the parent alone.
+
+    Children are not waited for, and their signals are nobody else's.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+class ProcessorTime:
+    """Seconds of a processor for a block; the kernel ends the process that takes more.
+
+    Args:
+        most: Seconds at first, and at most.
+        more: Seconds that each block adds to what is left for the next.
+
+    """
+
+    def __init__(self, most: float, more: float = 0.0) -> None:
+        self._most = self._left = most
+        self._more = more
+
+    def __enter__(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, self._left)
+
+    def __exit__(self, *_: object) -> None:
+        left, _interval = signal.setitimer(signal.ITIMER_PROF, 0)
+        self._left = min(self._most, left + self._more)

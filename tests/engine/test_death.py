@@ -65,11 +65,11 @@ def serving(folder: Path, *flags: str) -> Iterator[ServerProcess]:
 
 
 def children(server: ServerProcess) -> list[int]:
-    """List the processes that a server started, the engine's first."""
+    """List the processes that a server started: the engine's, that of grammars, others."""
     tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
     pids = [int(pid) for task in tasks for pid in task.read_text().split()]
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
-    return sorted(pids, key=lambda pid: b"resource_tracker" in commands[pid])
+    return sorted(pids, key=lambda pid: (b"resource_tracker" in commands[pid], -pid))
 
 
 class Streams:
@@ -105,6 +105,11 @@ def kill(server: ServerProcess, _folder: Path) -> None:
     os.kill(children(server)[0], signal.SIGKILL)
 
 
+def kill_grammars(server: ServerProcess, _folder: Path) -> None:
+    """Kill the process that those of grammars come from."""
+    os.kill(children(server)[1], signal.SIGKILL)
+
+
 def stand_still(server: ServerProcess, _folder: Path) -> None:
     """Stop it, so that it makes no step any more."""
     os.kill(children(server)[0], signal.SIGSTOP)
@@ -119,6 +124,7 @@ def fail(_server: ServerProcess, folder: Path) -> None:
     ("way", "found_in", "reason"),
     [
         (kill, 0, "ended with status -9"),
+        (kill_grammars, 0, "grammars ended with status -9"),
         (stand_still, STALL, f"it made no step for {STALL} s, with {CALLS} requests in it"),
         (fail, 0, ""),
     ],

@@ -34,8 +34,8 @@ SMALL = LimitSettings(max_request_fields=16, max_words=1, max_schema_chars=64)
 def one(data: bytes) -> None:
     """Read bytes as requests, and do with them what a server does."""
     for message in (
-        read(pb.CountTokensRequest, data, SMALL, takes_grammars=True),
-        read(pb.ChatRequest, data, LIMITS, takes_grammars=False),
+        read(pb.CountTokensRequest, data, SMALL),
+        read(pb.ChatRequest, data, LIMITS),
     ):
         with suppress(CallError):
             use(message.request if isinstance(message, pb.CountTokensRequest) else message)

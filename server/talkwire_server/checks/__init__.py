@@ -1,7 +1,7 @@
 """What a ChatRequest may say, whatever the model. Finds every fault at once; changes nothing."""
 
 from talkwire_server.checks.json_text import json_fault
-from talkwire_server.checks.limits import grammars, limit_violations
+from talkwire_server.checks.limits import limit_violations
 from talkwire_server.checks.request import (
     REQUEST_ID,
     Support,
@@ -20,7 +20,6 @@ __all__ = [
     "crowded",
     "fields",
     "forces_call",
-    "grammars",
     "head",
     "json_fault",
     "limit_violations",

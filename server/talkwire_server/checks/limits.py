@@ -1,17 +1,12 @@
 """How much a request may hold. Looks at sizes, before anything walks what there is."""
 
-import json
-import re
 from collections.abc import Iterator
-from contextlib import suppress
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks.json_text import children
 from talkwire_server.errors import Violation
 from talkwire_server.settings.limits import LimitSettings
 
-_COUNT = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
-GRAMMARS = "regex", "grammar", "structural_tag"
+_GRAMMARS = "regex", "grammar", "structural_tag"
 
 
 def limit_violations(request: pb.ChatRequest, limits: LimitSettings) -> Iterator[Violation]:
@@ -55,15 +50,13 @@ def _names(request: pb.ChatRequest) -> Iterator[tuple[str, str]]:
 
 def _schemas(request: pb.ChatRequest, limits: LimitSettings) -> Iterator[Violation]:
     """Find JSON and grammars that are too long, before anything reads them."""
-    schemas = {f"output_format.{name}": getattr(request.output_format, name) for name in GRAMMARS}
+    schemas = {f"output_format.{name}": getattr(request.output_format, name) for name in _GRAMMARS}
     schemas["output_format.json_schema"] = request.output_format.json_schema
     for i, tool in enumerate(request.tools[: limits.max_tools]):
         schemas[f"tools[{i}].function.parameters"] = tool.function.parameters
     for path, text in schemas.items():
         if len(text) > limits.max_schema_chars:
             yield _more(path, limits.max_schema_chars, "characters", len(text))
-        elif (count := _repeats(text)) > limits.max_repeats:
-            yield _more(path, limits.max_repeats, "repeats, all its {counts} together", count)
     calls = [call for message in request.messages for call in message.tool_calls]
     total = sum(len(tool.function.parameters) for tool in request.tools)
     total += sum(len(call.arguments) for call in calls)
@@ -71,43 +64,6 @@ def _schemas(request: pb.ChatRequest, limits: LimitSettings) -> Iterator[Violati
         path = "messages" if calls else "tools"
         text = f"bring the JSON of the request to more than {limits.max_json_chars} characters"
         yield Violation(path, text, "OUT_OF_RANGE")
-
-
-def _repeats(text: str) -> int:
-    """Add up the counts of a pattern, or of all patterns in a schema."""
-    if "\\u" in text:  # may spell the braces
-        with suppress(ValueError, RecursionError):
-            text = json.dumps(json.loads(text), ensure_ascii=False)
-    # A number of ten digits is more than any limit.
-    return sum(int((most or least)[:10]) for least, most in _COUNT.findall(text))
-
-
-def grammars(request: pb.ChatRequest) -> Iterator[str]:
-    """Name what of a request would be compiled, but for JSON Schemas without patterns."""
-    for name in GRAMMARS:
-        if getattr(request.output_format, name):
-            yield f"output_format.{name}"
-    if _has_pattern(request.output_format.json_schema):
-        yield "output_format.json_schema with a pattern"
-    for i, tool in enumerate(request.tools):
-        if _has_pattern(tool.function.parameters):
-            yield f"tools[{i}].function.parameters with a pattern"
-
-
-def _has_pattern(schema: str) -> bool:
-    if "attern" not in schema and "\\" not in schema:
-        return False
-    try:
-        level = [json.loads(schema)]
-    except (ValueError, RecursionError):  # is refused for what it is
-        return False
-    while level:
-        if any(isinstance(one.get("pattern"), str) for one in level if isinstance(one, dict)):
-            return True
-        if any("patternProperties" in one for one in level if isinstance(one, dict)):
-            return True
-        level = [child for one in level for child in children(one)]
-    return False
 
 
 def _more(path: str, most: int, unit: str, found: int) -> Violation:

@@ -45,11 +45,6 @@ class Settings(
             raise ValueError("; ".join(faults))
 
     @property
-    def takes_grammars(self) -> bool:
-        """Whether callers may send what is compiled, at a price that nothing bounds."""
-        return self.grammars == "allow" or (self.grammars == "local" and self.is_local)
-
-    @property
     def exposed(self) -> str:
         """What other machines could do that they should not, as a sentence; empty if nothing."""
         missing = [] if self.is_local else [*self.missing()]

@@ -20,15 +20,19 @@ class LimitSettings(Group):
     max_schema_chars: int = flag(
         16_384, "characters of a JSON Schema, regex, grammar or structural tag", at_least=64
     )
-    max_repeats: int = flag(
-        512, "sum of the counts, as in {1,9}, of one regex, grammar or schema", at_least=1
-    )
     max_json_chars: int = flag(
         262_144, "characters of all tools' parameters and calls' arguments", at_least=64
     )
-    grammars: Literal["local", "allow", "refuse"] = flag(
-        "local", "regexes, grammars and patterns of callers; local: where only this machine calls"
+    grammar_compile_timeout: float = flag(
+        8.0,
+        "of a processor's time to compile a grammar, or a schema that may cost it",
+        above=0,
+        metavar="S",
     )
+    grammar_token_timeout: float = flag(
+        0.005, "of it to find which tokens may follow, on average", above=0, metavar="S"
+    )
+    grammar_memory_bytes: int = flag(512 << 20, "memory for each of these", at_least=1)
     special_tokens_in_text: Literal["allow", "escape", "refuse"] = flag(
         "escape", "what is done where a text would make the template's control tokens"
     )

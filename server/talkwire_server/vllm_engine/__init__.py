@@ -57,8 +57,7 @@ def environment(settings: Settings, path: str, *, on_cpu: bool) -> dict[str, str
     wanted = {
         "VLLM_CONFIGURE_LOGGING": "0",  # its messages go the way of ours
         "VLLM_NO_USAGE_STATS": "1",
-        # While a regex is read all calls wait; a template keeps a thread for itself.
-        "VLLM_REGEX_COMPILATION_TIMEOUT_S": "1",
+        "VLLM_REGEX_COMPILATION_TIMEOUT_S": "0",  # see `grammars`: a thread cannot be ended
         "VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT": "5",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         # Fork where `VllmEngine.launch` says so; everywhere else a live gRPC server forbids it.

@@ -3,7 +3,7 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from vllm.renderers.chat_utils import load_chat_template
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server import model
 from talkwire_server.adapters import modules
 from talkwire_server.engine import StartError
@@ -83,6 +84,13 @@ def input_modalities(config: VllmConfig) -> list[str]:
         return ["text"]
     limits = MULTIMODAL_REGISTRY.get_processing_info(model_config).allowed_mm_limits
     return ["text", *(kind for kind, names in _MEDIA.items() if any(map(limits.get, names)))]
+
+
+def default_sampling(config: VllmConfig) -> pb.Sampling:
+    """Say what unset fields of `Sampling` mean for the model."""
+    known = pb.Sampling.DESCRIPTOR.fields_by_name
+    defaults: Mapping[str, Any] = config.model_config.get_diff_sampling_param()
+    return pb.Sampling(**{name: value for name, value in defaults.items() if name in known})
 
 
 def chat_template(settings: Settings) -> str | None:

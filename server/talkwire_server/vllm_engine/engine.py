@@ -27,12 +27,16 @@ from talkwire_server.media import MediaStore, media_in
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
 from talkwire_server.vllm_engine.adapters import Adapters
-from talkwire_server.vllm_engine.config import input_modalities
+from talkwire_server.vllm_engine.config import default_sampling, input_modalities
+from talkwire_server.vllm_engine.constraints import Constraints
 from talkwire_server.vllm_engine.failures import generating
+from talkwire_server.vllm_engine.grammars.held import hold_grammars
+from talkwire_server.vllm_engine.grammars.trials import Trials
+from talkwire_server.vllm_engine.job import Job, Jobs
 from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.parsers import tool_parser
-from talkwire_server.vllm_engine.prompt import Job, Prompts, default_sampling
+from talkwire_server.vllm_engine.prompt import Prompts
 from talkwire_server.vllm_engine.pulse import Pulse
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
 from talkwire_server.vllm_engine.unbegun import unless_ended
@@ -64,7 +68,7 @@ class VllmEngine:
             pb.Model(
                 id=name,
                 input_modalities=input_modalities(config),
-                default_sampling=default_sampling(config.model_config),
+                default_sampling=default_sampling(config),
                 default_system=settings.default_system,
                 tools=bool(self._tool_parser),
                 reasoning=bool(config.structured_outputs_config.reasoning_parser),
@@ -72,6 +76,9 @@ class VllmEngine:
             for name in names
         ]
         self._adapters = Adapters(config.lora_config, self._bases)
+        self._trials = Trials(config, settings)
+        self._constraints = Constraints(self._trials)
+        hold_grammars(config)
         self._pulse = Pulse()
         self._launches = 0
         self._sockets: TemporaryDirectory[str] | None = None
@@ -117,9 +124,13 @@ class VllmEngine:
         self._sockets = TemporaryDirectory(prefix="talkwire-")  # vLLM leaves them lying
         os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         log.info("starting the engine")
+        self._trials.launch(fork=self._launches == 1)
+        others = len(multiprocessing.active_children())
         threading.Thread(target=self._build, name="build-engine", daemon=True).start()
         # vLLM tells nobody when it has forked.
-        while fork and not (multiprocessing.active_children() or self._building.done()):  # noqa: ASYNC110
+        while fork and not (  # noqa: ASYNC110
+            len(multiprocessing.active_children()) > others or self._building.done()
+        ):
             await asyncio.sleep(0.02)
 
     def _build(self) -> None:
@@ -151,6 +162,7 @@ class VllmEngine:
         self._prompts = Prompts(
             self._config, llm.renderer, self._chat_template, self._settings, self._media
         )
+        self._jobs = Jobs(self._config, self._prompts, self._constraints)
         self._vocabulary = Vocabulary(llm.renderer.get_tokenizer())
         self._prompts.warmup()
         for model in self._bases:
@@ -167,7 +179,7 @@ class VllmEngine:
         limit = self._settings.engine_stall_timeout or inf
         while True:
             await asyncio.sleep(_POLL)  # vLLM has no event for it
-            if self._llm and self._llm.errored:
+            if self._llm and (self._llm.errored or not self._trials.alive):
                 return self._cause()
             if self.unfinished:  # what left unanswered was no step
                 self._pulse.quiet += _POLL
@@ -185,6 +197,7 @@ class VllmEngine:
         """Shut vLLM down; while it is still loading, kill its processes instead."""
         building, self._building, self._llm = self._building, Future(), None
         self._adapters.stop()
+        self._trials.stop()
         if not building.done():
             kill_children()
         elif not building.exception():
@@ -240,16 +253,17 @@ class VllmEngine:
 
     async def render(self, call: Call) -> Prompt:
         """Make the prompt of a call."""
-        with generating(call.request, self._prompts.uncompilable):
+        with generating(call.request):
+            await self._constraints.check_format(call.request)
             return await self._prompts.prompt(call)
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
         with (
-            generating(call.request, self._prompts.uncompilable),
+            generating(call.request),
             self._adapters.using(call.model) as adapter,
         ):
-            job = await unless_ended(call, self._prompts.job(call))
+            job = await unless_ended(call, self._jobs.make(call))
             if job is None:
                 async for delta in call.unbegun():
                     yield delta

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from jinja2 import TemplateError
@@ -76,18 +76,13 @@ def rendering(request: pb.ChatRequest, default: str = "messages") -> Iterator[No
 
 
 @contextmanager
-def generating(
-    request: pb.ChatRequest, explain: Callable[[pb.ChatRequest], Iterable[Violation]]
-) -> Iterator[None]:
-    """Make vLLM's failures ours; `explain` looks for the tools that no grammar can be made of."""
+def generating(request: pb.ChatRequest) -> Iterator[None]:
+    """Make vLLM's failures ours."""
     try:
         yield
     except CallError:
         raise
     except VLLMValidationError as error:
-        # Without a parameter: what the backend says of a constraint that it cannot compile.
-        if not error.parameter and (faults := [*explain(request)]):
-            raise InvalidRequest(faults) from error
         default = "output_format" if request.HasField("output_format") else "request"
         raise invalid(_field(error.parameter, request, default), reason(error)) from error
     except NotImplementedError as error:

@@ -8,8 +8,10 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call, Delta
 from talkwire_server.errors import CallError, EngineFailure
+from talkwire_server.vllm_engine.constraints import held_field
 from talkwire_server.vllm_engine.failures import invalid
-from talkwire_server.vllm_engine.prompt import Job
+from talkwire_server.vllm_engine.grammars.trials import TOO_SLOW
+from talkwire_server.vllm_engine.job import Job
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 _FINISH = {
@@ -142,6 +144,8 @@ class Deltas:
                 delta.stop_match.token_id = token
 
     def _failure(self) -> CallError:
+        if self._job.held and not self._job.held.alive:
+            return invalid(held_field(self._call.request), TOO_SLOW)
         kind = self._call.request.output_format.WhichOneof("format")
         if kind and not self._tokens:  # vLLM's engine keeps the reason in its log
             return invalid(f"output_format.{kind}", "the engine cannot compile it")

@@ -76,10 +76,8 @@ def vllm_request(request: pb.ChatRequest, default_system: str) -> dict[str, Any]
         **_reasoning(request.reasoning),
         **_template(request.template),
     }
-    if kind := request.output_format.WhichOneof("format"):
-        value = getattr(request.output_format, kind)
-        value = list(value.values) if kind == "choice" else value
-        made["structured_outputs"] = {_FORMATS.get(kind, kind): value}
+    if request.output_format.WhichOneof("format"):
+        made["structured_outputs"] = structured_outputs(request.output_format)
     if request.include.HasField("logprobs"):
         made |= {"logprobs": True, "top_logprobs": request.include.logprobs}
     if request.include.HasField("prompt_logprobs"):
@@ -89,6 +87,14 @@ def vllm_request(request: pb.ChatRequest, default_system: str) -> dict[str, Any]
     if request.cache_salt:
         made["cache_salt"] = request.cache_salt
     return made
+
+
+def structured_outputs(wanted: pb.OutputFormat) -> dict[str, Any]:
+    """Spell the format of an answer as arguments of vLLM's StructuredOutputsParams."""
+    kind = wanted.WhichOneof("format")
+    assert kind, "the format is checked"
+    value = getattr(wanted, kind)
+    return {_FORMATS.get(kind, kind): list(value.values) if kind == "choice" else value}
 
 
 def may_call(request: pb.ChatRequest) -> bool:
