@@ -28,7 +28,7 @@ from load.chats import Chats, Expected, Reply, questions, texts
 from load.clients import Clients
 from load.engine import EngineSetup
 from load.figures import percentile
-from load.grpc_callers import MultiplexCaller, TalkwireCaller, lacks_multiplex
+from load.grpc_callers import MultiplexCaller, TalkwireCaller
 from load.servers import free_port, serves_grpc, serving
 from talkwire import AsyncClient
 
@@ -102,9 +102,6 @@ def run(
     log, file = folder / "watched.log", folder / "watched.json"
     with serving([str(WATCHED), str(file), f"--port={port}", *command], port, serves_grpc, log):
         for way, kind in WAYS.items():
-            if kind is MultiplexCaller and (reason := lacks_multiplex(port)):
-                print(f"{way} is left out: {reason}")
-                continue
             with Clients(partial(kind, port, expected.chats), flags.clients, port) as clients:
                 options = dict(kind.options)
                 replies, left = asyncio.run(load_and_leave(clients, port, flags, options))

@@ -25,7 +25,7 @@ from pathlib import Path
 from load import options
 from load.chats import Chats, Expected, questions
 from load.engine import EngineSetup
-from load.grpc_callers import MultiplexCaller, TalkwireCaller, lacks_multiplex
+from load.grpc_callers import MultiplexCaller, TalkwireCaller
 from load.measure import Contender
 from load.servers import serves_grpc, serves_http
 from load.sse_caller import SseCaller
@@ -47,7 +47,6 @@ def contenders(chats: Chats, flags: Sequence[str]) -> dict[str, Contender]:
             },
             command=lambda port: command("talkwire_server", "--default-system=", port=port),
             serves=serves_grpc,
-            lacks=lambda way, port: lacks_multiplex(port) if "multiplexed" in way else "",
         ),
         "openai": Contender(
             ways={"openai http": lambda port: partial(SseCaller, port, chats)},

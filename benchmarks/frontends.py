@@ -16,7 +16,7 @@ from pathlib import Path
 
 from load import options
 from load.chats import Chats, Expected, texts
-from load.grpc_callers import MultiplexCaller, StubCaller, TalkwireCaller, lacks_multiplex
+from load.grpc_callers import MultiplexCaller, StubCaller, TalkwireCaller
 from load.measure import Contender
 from load.servers import serves_grpc, serves_http
 from load.sse_caller import SseCaller
@@ -42,7 +42,6 @@ def contenders(chats: Chats, delay: float) -> dict[str, Contender]:
             },
             command=talkwire,
             serves=serves_grpc,
-            lacks=lambda way, port: lacks_multiplex(port) if "multiplexed" in way else "",
         ),
         "grpc": Contender(
             ways={"grpc": lambda port: partial(StubCaller, port, chats)},

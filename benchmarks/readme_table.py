@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from load.figures import METRICS
-from load.report import Result
+from load.report import RAW, Result
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -37,19 +37,19 @@ def _told(result: Result) -> Iterator[str]:
 
 
 def _runs(result: Result) -> Iterator[str]:
-    titles = [METRICS[name].title for name in SHOWN]
-    yield _row("streams", "", "tok/s", "of raw", "us above raw", *titles)
-    yield _row(*["---"] * (5 + len(SHOWN)))
-    levels = [level for level in WANTED if level in result.levels] or result.levels[-3:]
-    for level in levels:
+    beside = ("of raw", "us above raw") if RAW in result.ways else ()
+    titles = ("streams", "", "tok/s", *beside, *(METRICS[name].title for name in SHOWN))
+    yield _row(*titles)
+    yield _row(*["---"] * len(titles))
+    for level in [level for level in WANTED if level in result.levels] or result.levels[-3:]:
         for way in result.ways:
             if median := result.median(way, level):
                 cells = [
                     f"{median[name]:,.{METRICS[name].digits}f}" if name in median else ""
                     for name in SHOWN
                 ]
-                beside = result.beside_raw(way, level)
-                yield _row(str(level), way, f"{median['rate']:,.0f}", *beside, *cells)
+                ratio = result.beside_raw(way, level) if beside else ()
+                yield _row(str(level), way, f"{median['rate']:,.0f}", *ratio, *cells)
 
 
 def _cancels(result: Result) -> Iterator[str]:

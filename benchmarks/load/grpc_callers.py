@@ -1,6 +1,5 @@
 """Ways to ask over gRPC: as users do with AsyncClient, and with the bare stub."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
@@ -121,14 +120,3 @@ class StubCaller(GrpcCaller):
         finish = pb.FinishReason.Name(delta.finish_reason).removeprefix("FINISH_REASON_").lower()
         tokens = delta.usage.completion_tokens
         return Reply(prompt, begun, at, tokens, finish, "".join(text))
-
-
-def lacks_multiplex(port: int) -> str:
-    """Say why chats cannot be asked over one call; empty if they can."""
-    if "multiplex" not in inspect.signature(AsyncClient).parameters:
-        return "AsyncClient has no multiplex=True"
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = ChatServiceStub(channel).ChatMultiplex(iter(()))
-        if call.code() == grpc.StatusCode.UNIMPLEMENTED:
-            return "the server answers ChatMultiplex with UNIMPLEMENTED"
-    return ""

@@ -25,14 +25,12 @@ class Contender:
         command: What Python runs, given a port; None: the client process is all there is.
         serves: Tells whether the server on a port serves.
         ways: By name; what the figures are under.
-        lacks: Says why a way does not go with a server that runs; empty when it does.
 
     """
 
     ways: Mapping[str, MakeFor]
     command: Callable[[int], Sequence[str]] | None = None
     serves: Callable[[int], bool] = lambda _: True
-    lacks: Callable[[str, int], str] = lambda _way, _port: ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class Measurement:
 
     Attributes:
         runs: Figures by way and level, of each repeat.
-        skipped: The ways that were left out, and why.
         failed: The ways that failed, and why: a wrong answer, or none.
 
     """
@@ -71,7 +68,6 @@ class Measurement:
         self._plan = plan
         self._expected = expected
         self.runs: dict[str, dict[int, list[Figures]]] = {}
-        self.skipped: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
     def add(self, contender: Contender) -> None:
@@ -91,10 +87,6 @@ class Measurement:
 
     def _ways(self, contender: Contender, port: int, server: ServerProcess | None) -> None:
         for way, make_for in contender.ways.items():
-            if reason := contender.lacks(way, port):
-                self.skipped[way] = reason
-                _say(f"{way} is left out: {reason}\n")
-                continue
             try:
                 self._levels(way, make_for(port), port, server)
             except (ClientFailed, WrongAnswer) as error:

@@ -30,7 +30,7 @@ class Result:
     ) -> "Result":
         """Put one together."""
         told = {"benchmark": name, "machine": machine, "settings": settings}
-        parts = {part: getattr(measured, part) for part in ("runs", "skipped", "failed")}
+        parts = {part: getattr(measured, part) for part in ("runs", "failed")}
         return cls(json.loads(json.dumps({**told, **parts})))
 
     @classmethod
@@ -86,7 +86,6 @@ def text(result: Result) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
-    lines += [f"{way} is left out: {why}" for way, why in result.content["skipped"].items()]
     lines += [f"{way} failed: {why}" for way, why in result.content["failed"].items()]
     lost = [*losses(result)] or ["nowhere"]
     return "\n".join(
