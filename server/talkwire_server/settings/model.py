@@ -27,7 +27,7 @@ class ModelSettings(Group):
     engine_options: tuple[str, ...] = flag(
         (), "what a request's engine_options may hold", metavar="NAME", name="allow_engine_options"
     )
-    echo_delay: float = flag(0.0, "of the echo engine's steps, a word each", at_least=0, metavar="S")
+    echo_delay: float = flag(0.0, "of an echo engine's step, a word", at_least=0, metavar="S")
     engine_args: tuple[str, ...] = ()  # vLLM's engine flags as they were given
 
     def faults(self) -> Iterator[str]:
