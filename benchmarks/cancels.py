@@ -135,7 +135,8 @@ def main() -> None:
     for way, figures in found.items():
         print(way, *(f"{name} {value:.1f}" for name, value in figures.items()), sep="  ")
     if flags.out:
-        kept = {key: getattr(flags, key) for key in ("model", "running", "cancels")}
+        kept = {key: getattr(flags, key) for key in ("running", "cancels")}
+        kept["model"] = Path(flags.model).name
         told = {"benchmark": "cancels", "machine": machine.describe(), "settings": kept}
         flags.out.with_suffix(".json").write_text(json.dumps({**told, "ways": found}, indent=1))
 

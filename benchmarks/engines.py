@@ -73,7 +73,7 @@ def main() -> None:
         most = max(options.levels(flags))
         engine = EngineSetup(flags.model, most, flags.engine_flags, Path(temporary))
         chats = Chats(questions(), flags.tokens, str(engine.folder))
-        settings = {"model": flags.model, "engine_flags": engine.flags[1:]}
+        settings = {"model": Path(flags.model).name, "engine_flags": engine.flags[1:]}
         expected = Expected(chats, "length", exact=engine.exact)
         options.run("engines", flags, contenders(chats, engine.flags), expected, settings)
 

@@ -1,6 +1,7 @@
 """Ways to ask vLLM with token ids: in its own process, and through `vllm serve --grpc`."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -38,6 +39,7 @@ class RawCaller:
         self.messages = 0
 
     async def __aenter__(self) -> Self:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its log has no file of its own
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.utils.argparse_utils import FlexibleArgumentParser
