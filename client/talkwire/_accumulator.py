@@ -86,21 +86,24 @@ class _Choice:
         self._calls: dict[_Index, pb.ToolCall] = {}
 
     def add(self, delta: pb.ChatStreamResponse) -> None:
-        if delta.text:
-            self._text.append(delta.text)
-        if delta.reasoning:
-            self._reasoning.append(delta.reasoning)
+        # Once a token: what is seldom there is looked for only where it can be.
+        if text := delta.text:
+            self._text.append(text)
+        if thought := delta.reasoning:
+            self._reasoning.append(thought)
         for piece in delta.tool_calls:
             call = self._calls.setdefault(piece.index, pb.ToolCall())
             call.id = call.id or piece.id
             call.name = call.name or piece.name
             call.arguments += piece.arguments
-        self._choice.logprobs.extend(delta.logprobs)
-        self._choice.token_ids.extend(delta.token_ids)
+        if logprobs := delta.logprobs:
+            self._choice.logprobs.extend(logprobs)
+        if token_ids := delta.token_ids:
+            self._choice.token_ids.extend(token_ids)
         if delta.finish_reason:
             self._choice.finish_reason = delta.finish_reason
-        if delta.HasField("stop_match"):
-            self._choice.stop_match.CopyFrom(delta.stop_match)
+            if delta.HasField("stop_match"):
+                self._choice.stop_match.CopyFrom(delta.stop_match)
 
     @property
     def text(self) -> str:

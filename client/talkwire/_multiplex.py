@@ -6,6 +6,7 @@ alike. So it is tried again alike, too, because gRPC tries only the stream that 
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from random import uniform
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -19,10 +20,10 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 REQUEST_ID = "x-request-id"
 
+_NO_BEGINNING = "Internal error from Core"
+"""grpc.aio's words for a stream that begins while its connection ends."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-LAST_NUMBER = 2**31 - 1
-"""Of a call; then the first one again."""
 
 
 class Failure(grpc.RpcError):
@@ -91,14 +92,13 @@ class CallBase:
 
     def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
         """Take what the server says of this call."""
-        kind = event.WhichOneof("event")
-        if kind == "response":
+        if event.HasField("response"):
             self.begun = True
             self.deltas.append(event.response)
-        elif kind == "admitted":
+        elif event.HasField("admitted"):
             self.begun = True
             self.id = event.admitted
-        elif kind == "status":
+        elif event.HasField("status"):
             self.fail(_failure(event.status))
 
     def fail(self, failure: Failure | None) -> None:
@@ -122,6 +122,22 @@ class CallBase:
             return None
         seconds = self._tries.spend(self._tried, from_rpc(self.failure, "").retry_after)
         return None if seconds is None or (left is not None and left <= seconds) else seconds
+
+
+class Numbers:
+    """Numbers for calls, small ones again and again: each event has one."""
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._new = count(1)
+
+    def take(self) -> int:
+        """Return one that no call has."""
+        return self._free.pop() if self._free else next(self._new)
+
+    def free(self, number: int) -> None:
+        """Say that its call has had its last event."""
+        self._free.append(number)
 
 
 class Carrier(Protocol):
@@ -234,7 +250,10 @@ def lost(error: grpc.RpcError | None) -> Failure:
     if error is None:
         return Failure(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")
     told: Any = error
-    return Failure(told.code(), told.details() or "", told.trailing_metadata() or ())
+    code, text = told.code(), told.details() or ""
+    if text == _NO_BEGINNING:
+        code = grpc.StatusCode.UNAVAILABLE
+    return Failure(code, text, told.trailing_metadata() or ())
 
 
 def _failure(status: pb.CallStatus) -> Failure | None:

@@ -2,16 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from talkwire._multiplex import (
-    LAST_NUMBER,
     CallBase,
     Failure,
     Metadata,
+    Numbers,
     Pool,
     Stopped,
     Tries,
@@ -52,23 +51,24 @@ class _Stream:
     """One rpc and the calls on it."""
 
     def __init__(self, stub: "ChatServiceAsyncStub", metadata: Metadata) -> None:
-        self.calls: dict[int, AsyncCall] = {}
+        self.calls: dict[int, AsyncCall | None] = {}  # None: cancelled, not yet ended
         self.open = True
-        self._numbers = count(1)
+        self._numbers = Numbers()
         self._requests: asyncio.Queue[pb.ChatMultiplexRequest | None] = asyncio.Queue()
         self._rpc = stub.ChatMultiplex(self._outgoing(), metadata=metadata)
         self._reading = asyncio.create_task(self._read())
 
     def start(self, call: "AsyncCall", left: float | None) -> int:
         """Begin a call; return its number."""
-        number = next(self._numbers) & LAST_NUMBER
+        number = self._numbers.take()
         self.calls[number] = call
         self._requests.put_nowait(start(number, call.request, left))
         return number
 
     def cancel(self, number: int) -> None:
         """End a call, if it runs."""
-        if self.calls.pop(number, None):
+        if self.calls.get(number):
+            self.calls[number] = None
             self._requests.put_nowait(cancel(number))
 
     def close_if_idle(self) -> None:
@@ -88,8 +88,9 @@ class _Stream:
                 for event in message.events:
                     if call := self.calls.get(event.call):
                         call.take(event)
-                        if call.ended:
-                            del self.calls[event.call]
+                    if event.HasField("status"):
+                        self.calls.pop(event.call, None)
+                        self._numbers.free(event.call)
             self._end(None)
         except grpc.RpcError as error:
             self._end(error)
@@ -100,7 +101,7 @@ class _Stream:
     def _end(self, error: grpc.RpcError | None) -> None:
         self.open = False
         self._requests.put_nowait(None)
-        for call in self.calls.values():
+        for call in filter(None, self.calls.values()):
             call.fail(lost(error))
         self.calls.clear()
 
@@ -139,15 +140,17 @@ class AsyncCall(CallBase):
 
     async def read(self) -> Any:
         """Wait for the next delta, or EOF. Raises `Failure`."""
-        await self.initial_metadata()
+        if not self.begun:
+            await self.initial_metadata()
         while not self.deltas:
+            if isinstance(self.failure, Stopped):
+                raise asyncio.CancelledError  # as grpc.aio does
             if self.failure:
-                if isinstance(self.failure, Stopped):
-                    raise asyncio.CancelledError  # as grpc.aio does
                 raise self.failure
             if self.ended:
                 return _EOF
-            await self._wait()
+            self._changed = self._loop.create_future()
+            await self._changed
         return self.deltas.popleft()
 
     def cancel(self) -> None:
@@ -187,10 +190,7 @@ class AsyncCall(CallBase):
     async def _wait(self, seconds: float | None = None) -> None:
         """Return when something happened, or the time is over."""
         self._changed = self._loop.create_future()
-        if seconds is None:
-            await self._changed
-        else:
-            await asyncio.wait({self._changed}, timeout=seconds)
+        await asyncio.wait({self._changed}, timeout=seconds)
 
     def _wake(self) -> None:
         if self._changed and not self._changed.done():

@@ -1,7 +1,6 @@
 """Calls over ChatMultiplex, blocking; `_multiplex_async.py` is its twin. A stream has a thread."""
 
 from collections.abc import Sequence
-from itertools import count
 from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from time import monotonic
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from talkwire._multiplex import (
-    LAST_NUMBER,
     CallBase,
     Failure,
     Metadata,
+    Numbers,
     Pool,
     Stopped,
     Tries,
@@ -59,9 +58,9 @@ class _Stream:
     """One rpc and the calls on it."""
 
     def __init__(self, stub: "ChatServiceStub", metadata: Metadata) -> None:
-        self.calls: dict[int, Call] = {}
+        self.calls: dict[int, Call | None] = {}  # None: cancelled, not yet ended
         self.open = True
-        self._numbers = count(1)
+        self._numbers = Numbers()
         self._requests: SimpleQueue[pb.ChatMultiplexRequest | None] = SimpleQueue()
         self._lock = Lock()
         self._rpc = stub.ChatMultiplex(iter(self._requests.get, None), metadata=metadata)
@@ -69,7 +68,7 @@ class _Stream:
 
     def start(self, call: "Call", left: float | None) -> int:
         """Begin a call; return its number."""
-        number = next(self._numbers) & LAST_NUMBER
+        number = self._numbers.take()
         with self._lock:
             if self.open:
                 self.calls[number] = call
@@ -80,7 +79,8 @@ class _Stream:
 
     def cancel(self, number: int) -> None:
         """End a call, if it runs."""
-        if self.calls.pop(number, None):
+        if self.calls.get(number):
+            self.calls[number] = None
             self._requests.put(cancel(number))
 
     def close_if_idle(self) -> None:
@@ -96,14 +96,15 @@ class _Stream:
                 for event in message.events:
                     if call := self.calls.get(event.call):
                         call.take(event)
-                        if call.ended:
-                            self.calls.pop(event.call, None)
+                    if event.HasField("status"):
+                        self.calls.pop(event.call, None)
+                        self._numbers.free(event.call)
         except grpc.RpcError as failed:
             error = failed
         with self._lock:
             self.open = False
         self._requests.put(None)
-        for call in [*self.calls.values()]:
+        for call in filter(None, [*self.calls.values()]):
             call.fail(lost(error))
         self.calls.clear()
 
@@ -143,7 +144,8 @@ class Call(CallBase):
         return self
 
     def __next__(self) -> pb.ChatStreamResponse:
-        self.initial_metadata()
+        if not self.begun:
+            self.initial_metadata()
         with self._changed:
             while not self.deltas:
                 if self.failure:
