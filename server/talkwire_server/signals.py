@@ -101,6 +101,8 @@ def serve_quietly() -> None:
 class ProcessorTime:
     """Seconds of a processor for a block; the kernel ends the process that takes more.
 
+    Or, as one that waits for itself takes none, the process that is not through in many times that.
+
     Args:
         most: Seconds at first, and at most.
         more: Seconds that each block adds to what is left for the next.
@@ -113,7 +115,9 @@ class ProcessorTime:
 
     def __enter__(self) -> None:
         signal.setitimer(signal.ITIMER_PROF, self._left)
+        signal.setitimer(signal.ITIMER_REAL, 5 + 4 * self._left)
 
     def __exit__(self, *_: object) -> None:
         left, _interval = signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self._left = min(self._most, left + self._more)

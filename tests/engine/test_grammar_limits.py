@@ -96,6 +96,52 @@ async def test_what_shows_its_cost_late(llm: AsyncClient) -> None:
     assert others
 
 
+CALL = {
+    "begin": "<call>",
+    "content": {"type": "json_schema", "json_schema": {"type": "object"}},
+    "end": "</call>",
+}
+PLAIN: list[tuple[str, Any]] = [
+    ("JSON_OBJECT", ""),
+    ("CHOICE", '["a", "b"]'),
+    ("GRAMMAR", r'root ::= "a \" b" | "c"'),
+    ("JSON", True),
+    ("JSON", {"type": "array", "items": {"enum": [1, "a"]}, "maxItems": 1000}),
+    ("JSON", {"properties": {"pattern": {"type": "number", "minimum": 0}}}),
+    ("STRUCTURAL_TAG", {"format": {"type": "triggered_tags", "tags": [CALL]}}),
+]
+DEAR: list[tuple[str, Any]] = [
+    ("REGEX", "a"),
+    ("GRAMMAR", 'root ::= "a" b'),
+    ("GRAMMAR", 'root ::= "a" | "b"\nb ::= "c"'),
+    ("JSON", {"properties": {"a": {"type": "string", "maxLength": 1}}}),
+    ("JSON", {"items": {"anyOf": []}}),
+    ("JSON", {"maxItems": 1001}),
+    ("JSON", {"minimum": 1e300}),
+    ("JSON", {"additionalProperties": {"$ref": "#"}}),
+    ("JSON", {"title": "a" * 20_000}),
+    ("STRUCTURAL_TAG", {"format": {"type": "star", "tags": [CALL]}}),
+    ("STRUCTURAL_TAG", {"format": {"type": "triggered_tags", "tags": [CALL | {"end": ""}]}}),
+    (
+        "STRUCTURAL_TAG",
+        {"format": {"type": "triggered_tags", "tags": [CALL | {"content": STAR}]}},
+    ),
+]
+
+
+@pytest.mark.usefixtures("vllm")  # has imported it without its warnings
+@pytest.mark.parametrize(("kind", "what"), [*PLAIN, *DEAR])
+def test_what_has_no_process(kind: str, what: Any) -> None:
+    """What is known to be cheap, word by word; all else has one."""
+    from vllm.v1.structured_output.backend_types import StructuredOutputOptions
+
+    from talkwire_server.vllm_engine.grammars.plain import is_plain
+
+    text = what if isinstance(what, str) else json.dumps(what)
+
+    assert is_plain(StructuredOutputOptions[kind], text) == ((kind, what) in PLAIN)
+
+
 async def test_a_tool_that_is_too_dear_is_named(llm: AsyncClient) -> None:
     """Where an answer is held to tools, the only one that may be dear is named."""
     tools = [

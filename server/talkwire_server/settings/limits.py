@@ -32,7 +32,7 @@ class LimitSettings(Group):
     grammar_token_timeout: float = flag(
         0.005, "of it to find which tokens may follow, on average", above=0, metavar="S"
     )
-    grammar_memory_bytes: int = flag(512 << 20, "memory for each of these", at_least=1)
+    grammar_memory_bytes: int = flag(512 << 20, "memory for each of these", at_least=64 << 20)
     special_tokens_in_text: Literal["allow", "escape", "refuse"] = flag(
         "escape", "what is done where a text would make the template's control tokens"
     )
