@@ -1,17 +1,17 @@
 """The one way from a request to its deltas, whatever rpc asks. Knows no sockets and no statuses."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import Admission
 from talkwire_server.callers import Caller
 from talkwire_server.chunking import chunked
-from talkwire_server.engine import Delta, Engine
+from talkwire_server.engine import Call, Delta, Engine, Sink, pour
 
 
 class Answers:
-    """The answers of an engine to the calls that are admitted."""
+    """The answers of an engine to the calls that are admitted. All raise `CallError`s only."""
 
     def __init__(self, engine: Engine, admission: Admission) -> None:
         self._engine = engine
@@ -30,15 +30,38 @@ class Answers:
         """Have a request answered for the length of the block, once it is admitted.
 
         `left` are the seconds until its deadline. However the block ends, the engine's generator
-        is closed. Raises `CallError`s only, here and from the deltas.
+        is closed.
         """
-        async with self._admission.enter(
-            call_id, request, who, left, final_only=final_only
-        ) as call:
-            answer = self._engine.stream(call) if call.places else call.unbegun()
-            async with aclosing(answer) as deltas:
-                if final_only or not request.HasField("chunking"):
-                    yield deltas
-                    return
-                async with aclosing(chunked(deltas, request.chunking)) as chunks:
-                    yield chunks
+        async with (
+            self._admission.enter(call_id, request, who, left, final_only=final_only) as call,
+            self._deltas(call) as deltas,
+        ):
+            yield deltas
+
+    async def feed(
+        self,
+        call_id: str,
+        request: pb.ChatRequest,
+        who: Caller,
+        left: float | None,
+        sink: Sink,
+        on_admission: Callable[[str], None],
+    ) -> None:
+        """Give the answer to a sink. `on_admission` hears of the call's id before."""
+        async with self._admission.enter(call_id, request, who, left) as call:
+            on_admission(call_id)
+            if call.places and not request.HasField("chunking"):
+                await self._engine.feed(call, sink)
+                return
+            async with self._deltas(call) as deltas:
+                await pour(deltas, sink)
+
+    @asynccontextmanager
+    async def _deltas(self, call: Call) -> AsyncIterator[AsyncGenerator[Delta]]:
+        answer = self._engine.stream(call) if call.places else call.unbegun()
+        async with aclosing(answer) as deltas:
+            if call.final_only or not call.request.HasField("chunking"):
+                yield deltas
+                return
+            async with aclosing(chunked(deltas, call.request.chunking)) as chunks:
+                yield chunks

@@ -17,6 +17,7 @@ from talkwire_server.engine import Delta, Engine
 from talkwire_server.errors import InvalidRequest, Violation
 from talkwire_server.multiplex import Multiplex
 from talkwire_server.open_calls import OpenCall, OpenCalls
+from talkwire_server.outbox import Place
 from talkwire_server.statuses import Context, statuses
 
 
@@ -52,8 +53,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> None:
         """Answer many calls at once: what an engine's step made ready goes in one message."""
         stream_id = request_id(pb.ChatRequest(), _metadata(context, "x-request-id"))
-        begin = partial(self._begin_within, context)
-        multiplex = Multiplex(begin, partial(request_id, metadata_id=""))
+        feed = partial(self._feed, context)
+        multiplex = Multiplex(feed, partial(request_id, metadata_id=""))
         with self._open_calls.enter(context, stream_id, multiplex.outbox.empty) as open_call:
             async with statuses(context, stream_id):
                 await context.send_initial_metadata((("x-request-id", stream_id),))
@@ -96,13 +97,16 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 call.end(pb.FINISH_REASON_ABORTED)
             return pb.AbortResponse(found=call is not None)
 
-    @asynccontextmanager
-    async def _begin_within(
-        self, context: Context, call_id: str, request: pb.ChatRequest, left: float | None
-    ) -> AsyncIterator[AsyncGenerator[Delta]]:
+    async def _feed(
+        self,
+        context: Context,
+        call_id: str,
+        request: pb.ChatRequest,
+        left: float | None,
+        place: Place,
+    ) -> None:
         who = await caller_anew(context)  # the stream may outlive its token
-        async with self._answers.begin(call_id, request, who, left) as deltas:
-            yield deltas
+        await self._answers.feed(call_id, request, who, left, place, place.admit)
 
     @asynccontextmanager
     async def _deltas(

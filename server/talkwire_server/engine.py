@@ -1,6 +1,6 @@
 """What the service asks of an engine. Knows no vLLM, no sockets and no statuses."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol, TypeAlias
@@ -93,6 +93,26 @@ class Prompt:
     token_ids: Sequence[int]
 
 
+class Sink(Protocol):
+    """Where deltas go that nobody awaits one by one."""
+
+    def takes(self) -> bool:
+        """Tell whether the next delta may be given now."""
+        ...
+
+    def give(self, delta: Delta) -> None:
+        """Take a delta."""
+        ...
+
+    def on_room(self, call_back: Callable[[], object]) -> None:
+        """Call back once, when the next delta may be given."""
+        ...
+
+    async def room(self) -> None:
+        """Return when the next delta may be given."""
+        ...
+
+
 class Engine(Protocol):
     """Something that answers chats.
 
@@ -135,6 +155,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def feed(self, call: Call, sink: Sink) -> None:
+        """Answer a call as `stream` does, but give each delta to a sink, maybe with no task woken.
+
+        Being cancelled aborts the request. Raises `CallError`s only.
+        """
+        ...
+
     async def render(self, call: Call) -> Prompt:
         """Make the prompt of a call without running it. Raises `CallError`s only."""
         ...
@@ -158,6 +185,14 @@ class Engine(Protocol):
 
 class StartError(Exception):
     """Engine or server cannot start. The message is one line for the operator."""
+
+
+async def pour(deltas: AsyncIterator[Delta], sink: Sink) -> None:
+    """Give deltas to a sink as they come."""
+    async for delta in deltas:
+        while not sink.takes():
+            await sink.room()
+        sink.give(delta)
 
 
 def duration(seconds: float) -> Duration:

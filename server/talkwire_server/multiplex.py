@@ -1,8 +1,7 @@
 """Many calls over one stream: each as if it had an rpc of its own. Knows no engine, no sockets."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -10,15 +9,12 @@ from google.rpc import code_pb2
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.checks import refuse_unknown
-from talkwire_server.engine import Delta
 from talkwire_server.errors import CallError, InvalidRequest, Violation
-from talkwire_server.outbox import Outbox, parts
+from talkwire_server.outbox import Outbox, Place, parts
 from talkwire_server.statuses import call_error, status
 
-Begin: TypeAlias = Callable[
-    [str, pb.ChatRequest, float | None], AbstractAsyncContextManager[AsyncGenerator[Delta]]
-]
-"""Begins the answer of a request, by its id and the seconds until its deadline."""
+Feed: TypeAlias = Callable[[str, pb.ChatRequest, float | None, Place], Awaitable[None]]
+"""Answers a request, by its id and the seconds until its deadline, into a place."""
 
 _OK = pb.CallStatus()
 _CANCELLED = pb.CallStatus(code=code_pb2.CANCELLED, message="cancelled by the caller")
@@ -28,8 +24,8 @@ _TOO_LATE = pb.CallStatus(code=code_pb2.DEADLINE_EXCEEDED, message="the call's t
 class Multiplex:
     """The calls of one stream."""
 
-    def __init__(self, begin: Begin, request_id: Callable[[pb.ChatRequest], str]) -> None:
-        self._begin = begin
+    def __init__(self, feed: Feed, request_id: Callable[[pb.ChatRequest], str]) -> None:
+        self._feed = feed
         self._request_id = request_id
         self._calls: dict[int, asyncio.Task[pb.CallStatus]] = {}
         self._reading = True
@@ -93,18 +89,11 @@ class Multiplex:
 
     async def _answer(self, call: int, start: pb.ChatMultiplexRequest.Start) -> pb.CallStatus:
         """Put a call's deltas into the outbox; return how it ended."""
-        outbox, request_id = self.outbox, self._request_id(start.request)
+        request_id, place = self._request_id(start.request), self.outbox.place(call)
         left = start.timeout.ToNanoseconds() / 1e9 if start.HasField("timeout") else None
         try:
-            async with (
-                asyncio.timeout(left) as limit,
-                self._begin(request_id, start.request, left) as deltas,
-            ):
-                outbox.add(call).admitted = request_id
-                async for delta in deltas:
-                    if outbox.holds(call):
-                        await outbox.room(call)
-                    outbox.add(call).response.CopyFrom(delta)
+            async with asyncio.timeout(left) as limit:
+                await self._feed(request_id, start.request, left, place)
         except Exception as error:
             if limit.expired():
                 return _TOO_LATE

@@ -5,9 +5,10 @@ event when the one before is on its way, and until then its engine merges what i
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.engine import Delta
 
 MOST_BYTES = 1 << 20  # of one message; gRPC's clients take four times that unless told otherwise
 CROWDED = 4096  # events
@@ -21,17 +22,25 @@ class Outbox:
         self._calls: set[int] = set()  # of the events in it
         self._filled = asyncio.Event()
         self._taken = asyncio.Event()
+        self._call_backs: list[Callable[[], object]] = []
         self._closed = False
         self._sending = False
 
+    def place(self, call: int) -> "Place":
+        """Return where a call puts its deltas."""
+        return Place(self, call)
+
     def holds(self, call: int) -> bool:
-        """Tell whether an event of a call waits: then the next must wait for `room`."""
+        """Tell whether an event of a call waits: then the next must wait for `taken`."""
         return call in self._calls
 
-    async def room(self, call: int) -> None:
-        """Return when no event of a call waits."""
-        while call in self._calls:
-            await self._taken.wait()
+    async def taken(self) -> None:
+        """Return when what waits is on its way."""
+        await self._taken.wait()
+
+    def on_taken(self, call_back: Callable[[], object]) -> None:
+        """Call back once, when what waits is on its way."""
+        self._call_backs.append(call_back)
 
     async def uncrowded(self) -> None:
         """Return when few events wait."""
@@ -62,6 +71,9 @@ class Outbox:
         self._calls.clear()
         self._sending = bool(taken.events)
         self._notify()
+        call_backs, self._call_backs = self._call_backs, []
+        for call_back in call_backs:
+            call_back()
         return taken
 
     async def empty(self) -> None:
@@ -72,6 +84,36 @@ class Outbox:
     def _notify(self) -> None:
         self._taken.set()
         self._taken.clear()
+
+
+class Place:
+    """Where one call puts its deltas; a `talkwire_server.engine.Sink`."""
+
+    __slots__ = ("_call", "_outbox")
+
+    def __init__(self, outbox: Outbox, call: int) -> None:
+        self._outbox = outbox
+        self._call = call
+
+    def takes(self) -> bool:
+        """Tell whether the call's last event is on its way."""
+        return not self._outbox.holds(self._call)
+
+    def give(self, delta: Delta) -> None:
+        """Put a delta into the next message."""
+        self._outbox.add(self._call).response.CopyFrom(delta)
+
+    def admit(self, request_id: str) -> None:
+        """Say that the call is let in."""
+        self._outbox.add(self._call).admitted = request_id
+
+    def on_room(self, call_back: Callable[[], object]) -> None:
+        """Call back once, when its last event is on its way."""
+        self._outbox.on_taken(call_back)
+
+    async def room(self) -> None:
+        """Return when its last event is on its way."""
+        await self._outbox.taken()
 
 
 def parts(message: pb.ChatMultiplexResponse) -> Iterator[pb.ChatMultiplexResponse]:

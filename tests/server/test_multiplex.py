@@ -304,7 +304,7 @@ async def test_an_outbox_takes_one_event_a_call() -> None:
     """A call's second event waits till the first is on its way."""
     outbox = Outbox()
     outbox.add(1)
-    waiting = asyncio.create_task(outbox.room(1))
+    waiting = asyncio.create_task(outbox.taken())
     await asyncio.sleep(0)
     assert outbox.holds(1)
     assert not waiting.done()

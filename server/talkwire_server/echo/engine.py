@@ -22,6 +22,7 @@ Sampling
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from itertools import islice
 from time import monotonic
@@ -32,7 +33,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.echo.prompt import logprob, media, prompt
 from talkwire_server.echo.script import script
 from talkwire_server.echo.support import unsupported
-from talkwire_server.engine import Call, Delta, Prompt
+from talkwire_server.engine import Call, Delta, Prompt, Sink, pour
 from talkwire_server.errors import (
     MOST_FOUND,
     ContextLengthExceeded,
@@ -139,6 +140,11 @@ class EchoEngine:
         finally:
             self.unfinished -= 1
             call.used += (call.request.n or 1) * done
+
+    async def feed(self, call: Call, sink: Sink) -> None:
+        """Say it to a sink."""
+        async with aclosing(self.stream(call)) as deltas:
+            await pour(deltas, sink)
 
     def _open(self, call: Call, delta: Delta) -> pb.Usage:
         """Begin the first delta, and count the prompt."""

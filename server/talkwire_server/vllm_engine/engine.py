@@ -5,15 +5,13 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager
 from itertools import chain, islice
 from math import inf
 from tempfile import TemporaryDirectory
 
 from vllm.config import VllmConfig
-from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -21,7 +19,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.adapters import modules
 from talkwire_server.checks import beyond, forces_call
-from talkwire_server.engine import Call, Delta, Prompt, StartError
+from talkwire_server.engine import Call, Delta, Prompt, Sink, StartError
 from talkwire_server.errors import MOST_FOUND
 from talkwire_server.media import MediaStore, media_in
 from talkwire_server.settings import Settings
@@ -30,16 +28,15 @@ from talkwire_server.vllm_engine.adapters import Adapters
 from talkwire_server.vllm_engine.config import default_sampling, input_modalities
 from talkwire_server.vllm_engine.constraints import Constraints
 from talkwire_server.vllm_engine.failures import generating
+from talkwire_server.vllm_engine.generation import Generation
 from talkwire_server.vllm_engine.grammars.held import hold_grammars
 from talkwire_server.vllm_engine.grammars.trials import Trials
-from talkwire_server.vllm_engine.job import Job, Jobs
+from talkwire_server.vllm_engine.job import Jobs
 from talkwire_server.vllm_engine.missing import missing
-from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.parsers import tool_parser
 from talkwire_server.vllm_engine.prompt import Prompts
 from talkwire_server.vllm_engine.pulse import Pulse
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
-from talkwire_server.vllm_engine.unbegun import unless_ended
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
@@ -162,8 +159,12 @@ class VllmEngine:
         self._prompts = Prompts(
             self._config, llm.renderer, self._chat_template, self._settings, self._media
         )
-        self._jobs = Jobs(self._config, self._prompts, self._constraints)
-        self._vocabulary = Vocabulary(llm.renderer.get_tokenizer())
+        self._generation = Generation(
+            llm,
+            Jobs(self._config, self._prompts, self._constraints),
+            self._adapters,
+            Vocabulary(llm.renderer.get_tokenizer()),
+        )
         self._prompts.warmup()
         for model in self._bases:
             # Only now: the engine may have cut the context to what its KV cache holds.
@@ -257,56 +258,10 @@ class VllmEngine:
             await self._constraints.check_format(call.request)
             return await self._prompts.prompt(call)
 
-    async def stream(self, call: Call) -> AsyncGenerator[Delta]:
+    def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
-        with (
-            generating(call.request),
-            self._adapters.using(call.model) as adapter,
-        ):
-            job = await unless_ended(call, self._jobs.make(call))
-            if job is None:
-                async for delta in call.unbegun():
-                    yield delta
-                return
-            if adapter:
-                job.options["lora_request"] = adapter
-            deltas = Deltas(call, job, self._vocabulary)
-            if job.continued and job.continued.over:
-                yield deltas.over(*job.continued.over, job.continued.rest())
-                return
-            call.used = job.most_tokens
-            try:
-                async with self._generate(call, job) as outputs:
-                    async for output in outputs:
-                        for delta in deltas.take(output):
-                            yield delta
-                        if output.finished:  # maybe at a stop word that vLLM was not told of
-                            break
-            except Exception:  # refused after all, or failed
-                call.used = 0
-                raise
-            finally:
-                call.used = deltas.used or call.used
+        return self._generation.stream(call)
 
-    @asynccontextmanager
-    async def _generate(self, call: Call, job: Job) -> AsyncIterator[AsyncGenerator[RequestOutput]]:
-        """Have vLLM work on a job for the length of the block."""
-        llm = self.llm
-        ending: list[asyncio.Task[None]] = []
-        call.on_end(lambda: ending.append(asyncio.create_task(self._end(call))))
-        try:
-            async with aclosing(
-                llm.generate(job.prompt, job.sampling, call.id, **job.options)
-            ) as outputs:
-                yield outputs
-        finally:
-            for task in ending:
-                task.cancel()
-            # A cancel inside vLLM's add_request would leave it running; else this does nothing.
-            await llm.abort(call.id)
-
-    async def _end(self, call: Call) -> None:
-        """Have vLLM finish a request, which it may not know yet."""
-        while True:
-            await self.llm.abort(call.id)
-            await asyncio.sleep(0.01)
+    async def feed(self, call: Call, sink: Sink) -> None:
+        """Give the answer of a call to a sink."""
+        await self._generation.feed(call, sink)

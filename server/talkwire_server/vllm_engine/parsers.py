@@ -16,6 +16,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import StartError
 from talkwire_server.settings import Settings
 from talkwire_server.vllm_engine.request import may_call
+from talkwire_server.vllm_engine.short import ShortFirst
 
 
 class ConstrainedToolParser(ToolParser):  # type: ignore[misc]  # vLLM's types are not read
@@ -41,7 +42,7 @@ def make_renderer(
     try:
         made = OnlineRenderer(
             config.model_config,
-            renderer,
+            ShortFirst(renderer),
             request_logger=None,
             chat_template=chat_template,
             chat_template_content_format="auto",
