@@ -44,9 +44,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # without t
     ) -> pb.HealthCheckResponse:
         """Tell the status."""
         async with statuses(context):
-            if request.service not in self._services:
-                await context.abort(grpc.StatusCode.NOT_FOUND)
-            return pb.HealthCheckResponse(status=self._status)
+            known = request.service in self._services
+        if not known:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return pb.HealthCheckResponse(status=self._status)
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:
         """Tell the status now, and whenever it changes."""

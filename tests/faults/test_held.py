@@ -299,3 +299,17 @@ async def test_what_is_no_message_of_others_services(caplog: pytest.LogCaptureFi
     assert told == [(grpc.StatusCode.INVALID_ARGUMENT, words)] * 2
     assert answers == []
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_the_health_of_a_service_that_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    """It is NOT_FOUND, as the protocol has it, and anybody may ask; that fills no log."""
+    async with (
+        running(EchoEngine(["echo"], "", 0)) as server,
+        grpc.aio.insecure_channel(server.target) as channel,
+    ):
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await check(b"\n\4none")
+
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
