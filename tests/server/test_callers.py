@@ -39,3 +39,16 @@ def test_counting_has_its_own_bounds() -> None:
             pass
     with admission.counting(ada):
         pass
+
+
+def test_counting_keeps_to_the_servers_limit_of_a_caller() -> None:
+    """Where a caller has none of its own, `--max-running-per-caller` leaves room for others."""
+    settings = Settings(max_running_requests=2, max_running_per_caller=1)
+    admission = Admission(EchoEngine(["echo"], "", 0), settings)
+    ada, bob = Caller(name="ada"), Caller(name="bob")
+
+    with admission.counting(ada):
+        with pytest.raises(QueueFull), admission.counting(ada):
+            pass
+        with admission.counting(bob):
+            pass

@@ -44,6 +44,7 @@ class Admission:
         self._engine = engine
         self.room = places + queued  # for calls inside
         self._places = places
+        self._most_counting = settings.max_running_per_caller or places
         self._door = Door(places, queued, Size(tokens, settings.max_queued_bytes), pace)
         self._accounts = Accounts(settings, pace)
         self._inside: dict[str, tuple[Call, Caller]] = {}
@@ -117,7 +118,7 @@ class Admission:
 
         There may be as many as there are places, and of a caller as many as it may have calls.
         """
-        most = caller.max_running or self._places
+        most = caller.max_running or self._most_counting
         if self._counting.total() >= self._places or self._counting[caller.name] >= most:
             raise QueueFull
         self._counting[caller.name] += 1
