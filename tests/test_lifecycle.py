@@ -332,6 +332,18 @@ def test_wrong_settings_are_named_all_at_once() -> None:
     )
 
 
+def test_what_grpc_cannot_keep_is_named() -> None:
+    """Numbers beyond its 32 bits are wrong settings like any other, not a stack."""
+    most = ("--max-message-bytes", "--max-metadata-bytes", "--max-concurrent-streams")
+    others = ("--max-running-requests", "--max-queued-requests", "--handshake-timeout")
+    with launched(*(f"{flag}=3000000000" for flag in (*most, *others))) as server:
+        status, log = server.ends()
+
+    assert status == 2
+    (line,) = [line for line in log.splitlines() if "error: " in line]
+    assert all(f"{flag} must be >= " in line for flag in (*most, *others))
+
+
 def test_a_key_without_a_value_says_nothing(tmp_path: Path) -> None:
     """An empty key of the file leaves the default, rather than the word None."""
     file = tmp_path / "serve.yaml"

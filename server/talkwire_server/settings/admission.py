@@ -14,9 +14,13 @@ class AdmissionSettings(Group):
         "answers generated at once (default: an eighth more than the engine works on at once, so "
         "that it has the next when one ends)",
         at_least=1,
+        at_most=1_000_000,
     )
     max_queued_requests: int | None = flag(
-        None, "requests that wait for that (default: half as many)", at_least=0
+        None,
+        "requests that wait for that (default: half as many)",
+        at_least=0,
+        at_most=1_000_000,
     )
     max_queued_tokens: int | None = flag(
         None,

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+MOST = 1_000_000_000  # of what gRPC keeps in 32 bits
+
 
 def flag(
     default: Any,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from talkwire_server.settings.flag import Group, flag
+from talkwire_server.settings.flag import MOST, Group, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,13 @@ class ListenSettings(Group):
     admin_port: int | None = flag(
         None, "serve the AdminService on 127.0.0.1", at_least=0, at_most=65535
     )
-    max_message_bytes: int = flag(16 << 20, "largest request", at_least=1)
+    max_message_bytes: int = flag(16 << 20, "largest request", at_least=1, at_most=MOST)
     max_concurrent_streams: int | None = flag(
         None,
         "calls of one connection (default: twice those that may run and wait, 1000 at least); of "
         "more, clients have the others wait",
         at_least=1,
+        at_most=MOST,
     )
     max_slow_calls: int = flag(
         64, "calls whose request or answer takes more than a second to arrive", at_least=1

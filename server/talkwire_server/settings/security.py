@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from talkwire_server.settings.flag import Group, flag
+from talkwire_server.settings.flag import MOST, Group, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,15 @@ class SecuritySettings(Group):
         False, "let other machines in without TLS, or without asking who calls"
     )
     handshake_timeout: float = flag(
-        20.0, "for who connects to speak TLS and HTTP/2", at_least=1, metavar="S"
+        20.0,
+        "for who connects to speak TLS and HTTP/2",
+        at_least=1,
+        at_most=86_400,
+        metavar="S",
     )
-    max_metadata_bytes: int = flag(16 << 10, "largest metadata of a call", at_least=1024)
+    max_metadata_bytes: int = flag(
+        16 << 10, "largest metadata of a call", at_least=1024, at_most=MOST
+    )
 
     def faults(self) -> Iterator[str]:
         """Find what has no use without another."""
