@@ -4,6 +4,7 @@ To a stream such a call is what gRPC's own would be: it begins, is read, fails a
 alike. So it is tried again alike, too, because gRPC tries only the stream that carries it.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -19,9 +20,11 @@ from talkwire_proto.v1 import chat_pb2 as pb
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 REQUEST_ID = "x-request-id"
+LARGE = 1 << 20  # bytes of a request that goes alone: if the server refuses it, others go on
 
 _NO_BEGINNING = "Internal error from Core"
 """grpc.aio's words for a stream that begins while its connection ends."""
+_ID = re.compile("[A-Za-z0-9._:-]{1,128}")  # servers heed no other that comes as metadata
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
@@ -77,7 +80,8 @@ class CallBase:
     ) -> None:
         self.request = request
         given = dict(metadata)
-        if not request.request_id and isinstance(wish := given.pop(REQUEST_ID, ""), str):
+        wish = str(given.pop(REQUEST_ID, ""))
+        if not request.request_id and _ID.fullmatch(wish):
             self.request = pb.ChatRequest()
             self.request.CopyFrom(request)
             self.request.request_id = wish
@@ -89,6 +93,7 @@ class CallBase:
         self.failure: Failure | None = None
         self._tries = tries
         self._tried = 1
+        self._refused = False  # for good
 
     def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
         """Take what the server says of this call."""
@@ -118,10 +123,11 @@ class CallBase:
 
     def pause(self, left: float | None) -> float | None:
         """Return after how many seconds to try again, of those left; None: not at all."""
-        if self.begun or not self.failure or self.failure.code() not in _PASSING:
+        if self._refused or not self.failure or self.failure.code() not in _PASSING:
             return None
         seconds = self._tries.spend(self._tried, from_rpc(self.failure, "").retry_after)
-        return None if seconds is None or (left is not None and left <= seconds) else seconds
+        self._refused = seconds is None or (left is not None and left <= seconds)
+        return None if self._refused else seconds
 
 
 class Numbers:
@@ -229,6 +235,11 @@ def start(number: int, request: pb.ChatRequest, left: float | None) -> pb.ChatMu
     if left is not None:
         message.start.timeout.FromNanoseconds(max(0, int(left * 1e9)))
     return message
+
+
+def leaves(status: pb.CallStatus) -> bool:
+    """Tell whether another stream, maybe another server, is better for the next calls."""
+    return _CODES.get(status.code) is grpc.StatusCode.UNAVAILABLE
 
 
 def cancel(number: int) -> pb.ChatMultiplexRequest:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from talkwire._multiplex import (
+    LARGE,
     CallBase,
     Failure,
     Metadata,
@@ -16,6 +17,7 @@ from talkwire._multiplex import (
     Tries,
     cancel,
     initial_metadata,
+    leaves,
     lost,
     start,
     too_late,
@@ -33,6 +35,7 @@ class AsyncMultiplexer:
     """Makes calls that share streams; see `Pool` and `Tries`."""
 
     def __init__(self, stub: "ChatServiceAsyncStub", most: int, retry: Retry | None) -> None:
+        self._stub = stub
         self.tries = Tries(retry)
         self.streams = Pool(most, lambda metadata: _Stream(stub, metadata))
 
@@ -42,8 +45,10 @@ class AsyncMultiplexer:
         *,
         timeout: float | None,
         metadata: Sequence[tuple[str, str | bytes]],
-    ) -> "AsyncCall":
+    ) -> Any:
         """Begin a call, as the stub does."""
+        if request.ByteSize() > LARGE:
+            return self._stub.ChatStream(request, timeout=timeout, metadata=metadata)
         return AsyncCall(self, request, timeout, metadata)
 
 
@@ -65,9 +70,9 @@ class _Stream:
         self._requests.put_nowait(start(number, call.request, left))
         return number
 
-    def cancel(self, number: int) -> None:
-        """End a call, if it runs."""
-        if self.calls.get(number):
+    def cancel(self, number: int, call: "AsyncCall") -> None:
+        """End a call, if it runs: its number may be another's by now."""
+        if self.calls.get(number) is call:
             self.calls[number] = None
             self._requests.put_nowait(cancel(number))
 
@@ -88,15 +93,21 @@ class _Stream:
                 for event in message.events:
                     if call := self.calls.get(event.call):
                         call.take(event)
-                    if event.HasField("status"):
-                        self.calls.pop(event.call, None)
-                        self._numbers.free(event.call)
+                    if event.HasField("status") and event.call in self.calls:
+                        self._forget(event)
             self._end(None)
         except grpc.RpcError as error:
             self._end(error)
         except asyncio.CancelledError:  # the channel is closed
             self._end(Stopped())
             raise
+
+    def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
+        del self.calls[event.call]
+        self._numbers.free(event.call)
+        self.open = self.open and not leaves(event.status)
+        if not self.open:
+            self.close_if_idle()
 
     def _end(self, error: grpc.RpcError | None) -> None:
         self.open = False
@@ -179,7 +190,7 @@ class AsyncCall(CallBase):
         if not self.ended:
             self.deltas.clear()
             self.fail(failure)
-            self._stream.cancel(self._number)
+            self._stream.cancel(self._number, self)
 
     def _expire(self) -> None:
         self._stop(too_late())

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
 from talkwire._multiplex import (
+    LARGE,
     CallBase,
     Failure,
     Metadata,
@@ -18,6 +19,7 @@ from talkwire._multiplex import (
     Tries,
     cancel,
     initial_metadata,
+    leaves,
     lost,
     start,
     too_late,
@@ -33,6 +35,7 @@ class Multiplexer:
     """Makes calls that share streams; see `Pool` and `Tries`."""
 
     def __init__(self, stub: "ChatServiceStub", most: int, retry: Retry | None) -> None:
+        self._stub = stub
         self.tries = Tries(retry)
         self._lock = Lock()
         self._streams = Pool(most, lambda metadata: _Stream(stub, metadata))
@@ -43,8 +46,10 @@ class Multiplexer:
         *,
         timeout: float | None,
         metadata: Sequence[tuple[str, str | bytes]],
-    ) -> "Call":
+    ) -> Any:
         """Begin a call, as the stub does."""
+        if request.ByteSize() > LARGE:
+            return self._stub.ChatStream(request, timeout=timeout, metadata=tuple(metadata))
         return Call(self, request, timeout, metadata)
 
     def start(self, call: "Call", left: float | None) -> "tuple[_Stream, int]":
@@ -77,11 +82,12 @@ class _Stream:
                 call.fail(lost(None))
         return number
 
-    def cancel(self, number: int) -> None:
-        """End a call, if it runs."""
-        if self.calls.get(number):
-            self.calls[number] = None
-            self._requests.put(cancel(number))
+    def cancel(self, number: int, call: "Call") -> None:
+        """End a call, if it runs: its number may be another's by now."""
+        with self._lock:
+            if self.calls.get(number) is call:
+                self.calls[number] = None
+                self._requests.put(cancel(number))
 
     def close_if_idle(self) -> None:
         """Take leave of the server, if no call needs the stream."""
@@ -96,9 +102,8 @@ class _Stream:
                 for event in message.events:
                     if call := self.calls.get(event.call):
                         call.take(event)
-                    if event.HasField("status"):
-                        self.calls.pop(event.call, None)
-                        self._numbers.free(event.call)
+                    if event.HasField("status") and event.call in self.calls:
+                        self._forget(event)
         except grpc.RpcError as failed:
             error = failed
         with self._lock:
@@ -107,6 +112,14 @@ class _Stream:
         for call in filter(None, [*self.calls.values()]):
             call.fail(lost(error))
         self.calls.clear()
+
+    def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
+        with self._lock:
+            del self.calls[event.call]
+            self._numbers.free(event.call)
+            self.open = self.open and not leaves(event.status)
+            if not self.open:
+                self.close_if_idle()
 
 
 class Call(CallBase):
@@ -180,7 +193,7 @@ class Call(CallBase):
                 return
             self.deltas.clear()
             self.fail(failure)
-        self._stream.cancel(self._number)
+        self._stream.cancel(self._number, self)
 
     def _left(self) -> float | None:
         return None if self._end is None else self._end - monotonic()

@@ -90,7 +90,8 @@ async def answers(client: AsyncClient, requests: Sequence[pb.ChatRequest]) -> li
             response = (await stream.wait()).proto
         response.ClearField("timing")
         response.usage.ClearField("cached_tokens")
-        for answer in (response, *response.alternatives):
+        made: list[Any] = [response, *response.alternatives]
+        for answer in made:
             for call in answer.message.tool_calls:
                 call.ClearField("id")
         return response
