@@ -12,8 +12,10 @@ from math import inf
 from tempfile import TemporaryDirectory
 
 from vllm.config import VllmConfig
+from vllm.envs import disable_envs_cache, enable_envs_cache
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -110,6 +112,7 @@ class VllmEngine:
         process is, and only the first: forked, it need not import vLLM again, which takes ten
         seconds.
         """
+        disable_envs_cache()
         self._launches += 1
         self._pulse.quiet = 0.0
         parallel = self._config.parallel_config
@@ -174,6 +177,8 @@ class VllmEngine:
         await self._adapters.start(llm, modules(self._settings.lora_modules))
         if self._settings.log_level in ("info", "warning"):
             logging.getLogger("vllm").setLevel(logging.WARNING)
+        enable_envs_cache()  # vLLM looks some up at each token
+        freeze_gc_heap()  # what is loaded stays
 
     async def failed(self) -> str:
         """Wait until vLLM says that its engine is dead, or the engine makes no step with work."""
