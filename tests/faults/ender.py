@@ -1,8 +1,9 @@
 """A client whose chats end at random moments in random ways. Prints which ended when, and why.
 
-    python ender.py TARGET CHATS SEED [WAY ...]
+    python ender.py TARGET CHATS SEED [WORD ...]
 
-A line is a JSON list: request id, way, seconds of the monotonic clock, which all processes share.
+Told "never", chats go on; told "multiplexed", they share a call. A line is a JSON list: request id,
+way, seconds of the monotonic clock, which all processes share.
 """
 
 import asyncio
@@ -12,12 +13,27 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
+from typing import Any, Unpack
 
-from talkwire import AsyncClient, Error
+from talkwire import Answer, AsyncClient, Error
+from talkwire._messages import Query
+from talkwire._request import CallOptions
 
 LONG = "word " * 500  # with 1500 tokens of an answer within the context of the embedded model
 MOMENT = 1.0  # seconds at most until a chat ends
 AT_ONCE = 20  # more, and what is measured is how long two cores are busy with each other
+
+
+class Multiplexed(AsyncClient):
+    """A client whose answers all come over one call."""
+
+    def __init__(self, target: str, **options: Any) -> None:
+        super().__init__(target, multiplex=True, **options)
+
+    async def chat(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Answer:
+        async with self.stream(query, **options) as stream:
+            return await stream.wait()
+
 
 Way = Callable[[AsyncClient, str, float], Awaitable[None]]
 
@@ -69,7 +85,7 @@ async def task(client: AsyncClient, call: str, moment: float) -> None:
 
 async def channel(client: AsyncClient, call: str, moment: float) -> None:
     """Close the whole channel under the stream."""
-    async with AsyncClient(client.target, max_tokens=1500, ignore_eos=True) as own:
+    async with type(client)(client.target, max_tokens=1500, ignore_eos=True) as own:
         waiting = asyncio.create_task(own.chat(LONG, request_id=call))
         await asyncio.sleep(moment)
         tell(call, "channel")
@@ -90,14 +106,15 @@ async def main(target: str, chats: int, seed: int, names: list[str]) -> None:
     """Begin all the chats, some at once."""
     draw = random.Random(seed)
     slots = asyncio.Semaphore(AT_ONCE)
-    ways = [never] if names == ["never"] else list(WAYS.values())
+    ways = [never] if "never" in names else list(WAYS.values())
+    kind = Multiplexed if "multiplexed" in names else AsyncClient
 
     async def one(i: int, way: Way, moment: float) -> None:
         async with slots:
             with suppress(Error):
                 await way(client, f"{seed}-{i}", moment)
 
-    async with AsyncClient(target, retry=None, max_tokens=1500, ignore_eos=True) as client:
+    async with kind(target, retry=None, max_tokens=1500, ignore_eos=True) as client:
         await asyncio.gather(
             *(one(i, draw.choice(ways), draw.uniform(0, MOMENT)) for i in range(chats))
         )

@@ -26,7 +26,7 @@ from network import HOST, INSIDE, join, network, part
 from support import RunningServer, running
 from talkwire import AsyncClient
 from talkwire_server.echo import EchoEngine
-from talkwire_server.engine import Call, Delta, Engine
+from talkwire_server.engine import Call, Delta, Engine, Sink
 
 FULL = os.environ.get("TALKWIRE_FAULTS") == "full"
 ENDER = Path(__file__).parent / "ender.py"
@@ -60,6 +60,13 @@ class Watched:
         finally:
             self.ended[call.id] = monotonic()
 
+    async def feed(self, call: Call, sink: Sink) -> None:
+        self.begun.add(call.id)
+        try:
+            await self._engine.feed(call, sink)
+        finally:
+            self.ended[call.id] = monotonic()
+
 
 async def rest(server: RunningServer) -> None:
     """Wait until nothing runs, or so long that nothing will end any more."""
@@ -75,17 +82,17 @@ async def begin(server: RunningServer, *arguments: object, within: Sequence[str]
     return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
 
 
-async def left(server: RunningServer, chats: int, seed: int) -> Ends:
+async def left(server: RunningServer, chats: int, seed: int, *kind: str) -> Ends:
     """Have a client end its chats itself."""
-    process = await begin(server, chats, seed)
+    process = await begin(server, chats, seed, *kind)
     told, _ = await process.communicate()
     return {call: (way, at) for call, way, at in map(json.loads, told.splitlines())}
 
 
-async def ended(server: RunningServer, seed: int, way: Way) -> Ends:
+async def ended(server: RunningServer, seed: int, way: Way, *kind: str) -> Ends:
     """End the chats of a client from outside, at a random moment, all at once."""
     within = INSIDE if way is dropped else ()
-    process = await begin(server, CHATS, seed, "never", within=within)
+    process = await begin(server, CHATS, seed, "never", *kind, within=within)
     assert process.stdout
     calls = [json.loads(await process.stdout.readline())[0] for _ in range(CHATS)]
     await asyncio.sleep(random.Random(seed).uniform(0, 1))
@@ -170,15 +177,17 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 1e6
 
 
-async def waves(server: RunningServer, count: int, chats: int) -> tuple[Tally, int, list[float]]:
+async def waves(
+    server: RunningServer, count: int, chats: int, *kind: str
+) -> tuple[Tally, int, list[float]]:
     """Run waves; return what ended when, how many tasks are left, and the memory after each."""
 
     def clients(seed: int) -> list[Awaitable[Ends]]:
         return [
-            left(server, chats // 2, seed),
-            left(server, chats // 2, seed + 1),
-            ended(server, seed + 2, killed),
-            ended(server, seed + 3, stopped_and_killed),
+            left(server, chats // 2, seed, *kind),
+            left(server, chats // 2, seed + 1, *kind),
+            ended(server, seed + 2, killed, *kind),
+            ended(server, seed + 3, stopped_and_killed, *kind),
         ]
 
     await Tally().wave(server, *clients(0))
@@ -213,6 +222,17 @@ async def test_nothing_is_left_of_ten_thousand_streams(table: Table) -> None:
     assert tasks <= 0
     if count >= 10:  # few waves are all noise
         assert slope * 1e6 / chats < 1000  # bytes a stream
+
+
+async def test_nothing_is_left_of_multiplexed_streams(table: Table) -> None:
+    """The same of streams that share a call with others, which go on."""
+    engine: Any = Watched(EchoEngine(["echo"], "", 0.1))
+    async with running(engine) as server:
+        tally, tasks, _ = await waves(server, 1, 1000 if FULL else 100, "multiplexed")
+    tally.tell(table, "ended at random, multiplexed", target=20)
+    table.add("ended at random, multiplexed", "waves of all these; tasks left", 1, tasks)
+    assert not tally.lost
+    assert tasks <= 0
 
 
 @pytest.mark.parametrize("way", [stopped, dropped])
