@@ -73,6 +73,14 @@ def test_many_chats(target: str) -> None:
     assert answer == "What is 21 plus 21?"
 
 
+def test_one_call(target: str) -> None:
+    """Hundreds of streams share a call, and the impatient one ends alone."""
+    facts, answer = printed("one_call", target)
+
+    assert facts == "199 whole answers, 1 left"
+    assert answer == "What is 21 plus 21?"
+
+
 def test_conversation(target: str) -> None:
     """Turns are remembered, taken back, forked, saved and loaded."""
     assert printed("conversation", target) == [

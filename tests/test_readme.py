@@ -13,7 +13,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["blocking", "asyncio"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["blocking", "asyncio", "multiplexed"])
 def test_the_programs_run(program: str) -> None:
     """Each program of the README answers, and fails nowhere."""
     with serving() as address:
