@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import traceback
+from time import monotonic
 from typing import Any
 
 log = logging.getLogger("talkwire")
@@ -42,3 +43,19 @@ def start_logging(level: str, *, texts: bool) -> None:
 def log_unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what nobody caught, for an event loop whose own words quote exceptions and arguments."""
     log.error("%s", context["message"].partition("(")[0], exc_info=context.get("exception"))
+
+
+class Seldom:
+    """Counts what is told once a second at most: nobody shall fill the disk."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told = float("-inf")
+
+    def due(self) -> int:
+        """Count one more; return how many there were if that is to be told, else 0."""
+        self._count += 1
+        if monotonic() - self._told < 1:
+            return 0
+        self._told = monotonic()
+        return self._count

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from time import monotonic
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from talkwire_server.callers import IDENTITY, PROVING, Caller
 from talkwire_server.errors import CallError, EngineFailure, Unauthenticated
+from talkwire_server.logs import Seldom
 from talkwire_server.security.jwts import Signed
 from talkwire_server.security.keys import KeyFile, KeyUrl
 from talkwire_server.security.tokens import Tokens
@@ -38,7 +38,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         opened = {health.SERVICE_NAME: settings.open_health}
         opened[reflection.SERVICE_NAME] = settings.open_reflection
         self._open = tuple(f"/{name}/" for name, is_open in opened.items() if is_open)
-        self._refused, self._failed = _Seldom(), _Seldom()
+        self._refused, self._failed = Seldom(), Seldom()
 
     async def load(self) -> None:
         """Fetch what is not on this machine; StartError where that fails."""
@@ -86,22 +86,6 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 raise error
 
         return grpc.stream_unary_rpc_method_handler(refuse)
-
-
-class _Seldom:
-    """Counts what is told once a second at most: nobody shall fill the disk."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._told = float("-inf")
-
-    def due(self) -> int:
-        """Count one more; return how many there were if that is to be told, else 0."""
-        self._count += 1
-        if monotonic() - self._told < 1:
-            return 0
-        self._told = monotonic()
-        return self._count
 
 
 def _signed(settings: Settings) -> Signed | None:

@@ -19,8 +19,11 @@ from talkwire_server.errors import (
     UnsupportedFeature,
     Violation,
 )
+from talkwire_server.logs import Seldom
 
 log = logging.getLogger("talkwire")
+
+_seldom = Seldom()
 
 # vLLM's parameter: the contract's field. What is missing here is named "request".
 _FIELDS: Mapping[str, str] = {
@@ -88,12 +91,18 @@ def generating(request: pb.ChatRequest) -> Iterator[None]:
     except NotImplementedError as error:
         raise UnsupportedFeature(["request"]) from error
     except VLLMClientError as error:
-        log.warning("vLLM refuses a request", exc_info=True)
+        _tell("vLLM refuses a request (so far: %d)")
         raise invalid("request", "vLLM refuses it") from error
     except EngineDeadError as error:
         raise EngineDead from error
     except GracefulHTTPError as error:  # vLLM's own --max-num-queued-reqs and -tokens
         raise QueueFull from error
+
+
+def _tell(text: str) -> None:
+    """Log the exception at hand, with how many there were."""
+    if count := _seldom.due():
+        log.warning(text, count, exc_info=True)
 
 
 def invalid(field: str, text: str) -> InvalidRequest:
@@ -102,7 +111,7 @@ def invalid(field: str, text: str) -> InvalidRequest:
 
 
 def _unrenderable() -> InvalidRequest:
-    log.warning("vLLM cannot render a request", exc_info=True)
+    _tell("vLLM cannot render a request (so far: %d)")
     return invalid("request", "vLLM cannot render it")
 
 

@@ -31,7 +31,13 @@ def run(config: VllmConfig, folder: Path, limits: Limits, parent: int) -> None:
                 line, _ = listener.accept()
             except TimeoutError:
                 continue
-            if os.fork() == 0:
+            try:
+                child = os.fork()
+            except OSError:  # too many processes: whoever asks reads the end
+                line.close()
+                continue
+            if child == 0:
+                listener.close()
                 try:
                     Follower(compiler, folder, limits).serve(Connection(line.detach()))
                 finally:

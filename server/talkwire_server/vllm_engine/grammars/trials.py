@@ -53,6 +53,7 @@ class Trials:
         )
         self._kept: LRUCache[str, Peer] = LRUCache(_KEPT)
         self._refused: LRUCache[str, str] = LRUCache(_REMEMBERED)
+        self._trials: dict[str, asyncio.Task[Peer | Refused]] = {}
         self._threads = ThreadPoolExecutor(_AT_ONCE, "grammars")
         self._process: BaseProcess | None = None
 
@@ -101,13 +102,23 @@ class Trials:
             raise Refused(text)
         peer = self._kept.get(name)
         if not (peer and peer.alive):
-            try:
-                peer = await self._in_turn(self._try, name, constraint)
-            except Refused as error:
-                self._refused[name] = str(error)
-                raise
+            if not (trial := self._trials.get(name)):
+                trial = self._trials[name] = asyncio.create_task(self._tried(name, constraint))
+                trial.add_done_callback(lambda _: self._trials.pop(name))
+            tried = await asyncio.shield(trial)
+            if isinstance(tried, Refused):
+                raise tried
+            peer = tried
         self._kept[name] = peer
         return peer
+
+    async def _tried(self, name: str, constraint: StructuredOutputsParams) -> Peer | Refused:
+        """Try a constraint for all who wait for it."""
+        try:
+            return await self._in_turn(self._try, name, constraint)
+        except Refused as error:
+            self._refused[name] = str(error)
+            return error
 
     async def fault(self, constraint: StructuredOutputsParams) -> str:
         """Say what vLLM has against a constraint, without compiling it."""
