@@ -61,6 +61,7 @@ class VllmEngine:
         self._chat_template = chat_template
         self._building: Future[AsyncLLM] = Future()
         self._llm: AsyncLLM | None = None
+        self._generation: Generation | None = None
         self._media = MediaStore(settings)
         self._tool_parser = tool_parser(settings, config)
         self._bases: Sequence[pb.Model] = [
@@ -92,6 +93,12 @@ class VllmEngine:
         """The AsyncLLM itself. Only between `ready` and `stop`."""
         assert self._llm, "the engine is not ready"
         return self._llm
+
+    @property
+    def generation(self) -> Generation:
+        """What answers. Only between `ready` and `stop`."""
+        assert self._generation, "the engine is not ready"
+        return self._generation
 
     @property
     def capacity(self) -> int:
@@ -202,6 +209,7 @@ class VllmEngine:
     async def stop(self) -> None:
         """Shut vLLM down; while it is still loading, kill its processes instead."""
         building, self._building, self._llm = self._building, Future(), None
+        self._generation = None
         self._adapters.stop()
         self._trials.stop()
         if not building.done():
@@ -265,8 +273,8 @@ class VllmEngine:
 
     def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
-        return self._generation.stream(call)
+        return self.generation.stream(call)
 
     async def feed(self, call: Call, sink: Sink) -> None:
         """Give the answer of a call to a sink."""
-        await self._generation.feed(call, sink)
+        await self.generation.feed(call, sink)

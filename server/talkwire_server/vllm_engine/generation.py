@@ -70,7 +70,10 @@ class Generation:
                 sink.give(delta)
             if begun.job and begun.deltas:
                 async with self._collect(call, begun.job) as collector:
-                    await _Feeding(collector, begun.deltas.take, sink).ended
+                    try:
+                        await _Feeding(collector, begun.deltas.take, sink).ended
+                    finally:
+                        collector.ready = asyncio.Event()  # else both keep each other
 
     @asynccontextmanager
     async def _begin(self, call: Call) -> AsyncIterator[_Begun]:

@@ -7,6 +7,7 @@ more where many chats come at once.
 from typing import Any
 
 from vllm.renderers.base import BaseRenderer
+from vllm.renderers.params import ChatParams
 
 _SHORT = 2000  # characters of a conversation: some 0.2 ms of the event loop
 
@@ -21,12 +22,18 @@ class ShortFirst:
         return getattr(self._renderer, name)
 
     async def render_chat_async(
-        self, conversations: list[list[dict[str, Any]]], *args: Any, **kwargs: Any
+        self,
+        conversations: list[list[dict[str, Any]]],
+        chat_params: ChatParams,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        """Render and tokenize, in a thread only what is long or has media."""
-        if all(map(_is_short, conversations)):
-            return self._renderer.render_chat(conversations, *args, **kwargs)
-        return await self._renderer.render_chat_async(conversations, *args, **kwargs)
+        """Render and tokenize, in a thread only what is long, or has tools, documents or media."""
+        variables = chat_params.chat_template_kwargs
+        bare = not (variables.get("tools") or variables.get("documents"))
+        if bare and len(str(variables)) <= _SHORT and all(map(_is_short, conversations)):
+            return self._renderer.render_chat(conversations, chat_params, *args, **kwargs)
+        return await self._renderer.render_chat_async(conversations, chat_params, *args, **kwargs)
 
 
 def _is_short(conversation: list[dict[str, Any]]) -> bool:
