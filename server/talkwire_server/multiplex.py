@@ -16,6 +16,8 @@ from talkwire_server.statuses import call_error, status
 Feed: TypeAlias = Callable[[str, pb.ChatRequest, float | None, Place], Awaitable[None]]
 """Answers a request, by its id and the seconds until its deadline, into a place."""
 
+_YEAR = 365 * 86_400.0  # what a loop's timer can still count
+
 _OK = pb.CallStatus()
 _CANCELLED = pb.CallStatus(code=code_pb2.CANCELLED, message="cancelled by the caller")
 _TOO_LATE = pb.CallStatus(code=code_pb2.DEADLINE_EXCEEDED, message="the call's timeout is over")
@@ -90,9 +92,12 @@ class Multiplex:
     async def _answer(self, call: int, start: pb.ChatMultiplexRequest.Start) -> pb.CallStatus:
         """Put a call's deltas into the outbox; return how it ended."""
         request_id, place = self._request_id(start.request), self.outbox.place(call)
-        left = start.timeout.ToNanoseconds() / 1e9 if start.HasField("timeout") else None
+        left = (
+            min(_YEAR, start.timeout.ToNanoseconds() / 1e9) if start.HasField("timeout") else None
+        )
+        limit = asyncio.timeout(left)
         try:
-            async with asyncio.timeout(left) as limit:
+            async with limit:
                 await self._feed(request_id, start.request, left, place)
         except Exception as error:
             if limit.expired():

@@ -184,17 +184,20 @@ async def test_a_cancel_ends_one_call_and_its_work() -> None:
 async def test_a_timeout_ends_one_call() -> None:
     """Each call has its own deadline; what was said before it has come."""
     engine = EchoEngine(["echo"], "", 0.02)
+    far = start(5)
+    far.start.timeout.seconds = 2**62
     async with running(engine) as server, peer(server.target) as mux:
         await mux.send(
             start(1, "word " * 1000, timeout=0.5),
             start(2, "a b c", timeout=60),
+            far,
             start(3, timeout=0),
             start(4, timeout=-1),
         )
-        await mux.until(1, 2, 3, 4)
+        await mux.until(1, 2, 3, 4, 5)
 
         assert engine.unfinished == 0
-    assert [mux.status[n].code for n in (1, 2, 3, 4)] == [4, 0, 4, 4]
+    assert [mux.status[n].code for n in (1, 2, 3, 4, 5)] == [4, 0, 4, 4, 0]
     assert mux.deltas[1]
 
 
