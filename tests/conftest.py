@@ -94,7 +94,8 @@ async def vllm() -> AsyncIterator[RunningServer]:
         engine = vllm_engine.load(settings)
         await engine.launch()
     try:
-        async with running(engine) as server:
+        # Many tests ask for more at once than may wait by default, and are not about that.
+        async with running(engine, max_queued_requests=1000) as server:
             yield server
     finally:
         await engine.stop()
