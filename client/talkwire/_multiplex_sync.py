@@ -68,6 +68,7 @@ class _Stream:
         self._numbers = Numbers()
         self._requests: SimpleQueue[pb.ChatMultiplexRequest | None] = SimpleQueue()
         self._lock = Lock()
+        self._error: grpc.RpcError | None = None  # why it broke
         self._rpc = stub.ChatMultiplex(iter(self._requests.get, None), metadata=metadata)
         Thread(target=self._read, name="talkwire-multiplex", daemon=True).start()
 
@@ -79,7 +80,7 @@ class _Stream:
                 self.calls[number] = call
                 self._requests.put(start(number, call.request, left))
             else:  # it broke just now
-                call.fail(lost(None))
+                call.fail(lost(self._error))
         return number
 
     def cancel(self, number: int, call: "Call") -> None:
@@ -96,7 +97,6 @@ class _Stream:
             self._requests.put(None)
 
     def _read(self) -> None:
-        error: grpc.RpcError | None = None
         try:
             for message in self._rpc:
                 for event in message.events:
@@ -104,13 +104,13 @@ class _Stream:
                         call.take(event)
                     if event.HasField("status") and event.call in self.calls:
                         self._forget(event)
-        except grpc.RpcError as failed:
-            error = failed
+        except grpc.RpcError as error:
+            self._error = error
         with self._lock:
             self.open = False
         self._requests.put(None)
         for call in filter(None, [*self.calls.values()]):
-            call.fail(lost(error))
+            call.fail(lost(self._error))
         self.calls.clear()
 
     def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
