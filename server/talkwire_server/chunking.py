@@ -28,9 +28,10 @@ async def chunked(deltas: AsyncGenerator[Delta], chunking: pb.Chunking) -> Async
                         yield held
                 if (delta := coming.result()) is None:
                     return
-                chars += _add(gathered, delta)
+                new = _add(gathered, delta)
+                chars += new
                 at_once = bool(delta.finish_reason) or chars >= enough
-                if chars and delta.index not in begun:
+                if new and delta.index not in begun:
                     begun.add(delta.index)
                     at_once = True
                 due = min(due, monotonic() + delay)

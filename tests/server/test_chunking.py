@@ -1,5 +1,6 @@
 """Fewer, larger messages: what may wait does, for as long as was said, and nothing is lost."""
 
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from itertools import pairwise
 from time import monotonic
@@ -12,6 +13,7 @@ from support import make, running
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
+from talkwire_server.chunking import chunked
 from talkwire_server.echo import EchoEngine
 from talkwire_server.engine import Call, Delta
 from talkwire_server.errors import EngineDead
@@ -96,6 +98,18 @@ async def test_characters_gather() -> None:
 
     assert first.text == "word0"
     assert all(50 <= len(delta.text) <= 50 + len(" word99") for delta in middle)
+
+
+async def test_the_first_text_of_each_answer_comes_at_once() -> None:
+    """Another answer's text that waits, and a delta without any, begin no answer."""
+
+    async def deltas() -> AsyncGenerator[Delta]:
+        for index, text in ((0, "a"), (0, "b"), (1, ""), (1, "c"), (1, "d")):
+            yield Delta(index=index, text=text)
+
+    chunks = chunked(deltas(), pb.Chunking(min_chars=1000))
+    assert [(await anext(chunks)).text for _ in range(3)] == ["a", "b", "c"]
+    await chunks.aclose()
 
 
 async def test_nothing_waits_longer_than_said() -> None:
