@@ -21,7 +21,7 @@ import uvloop
 from prometheus_client import REGISTRY
 
 from talkwire_server import cli, options
-from talkwire_server.engine import Call, Delta, Engine
+from talkwire_server.engine import Call, Delta, Engine, Sink
 from talkwire_server.lifetime import serve
 from talkwire_server.logs import start_logging
 from talkwire_server.settings import Settings
@@ -30,10 +30,11 @@ RUNNING = "vllm:num_requests_running"
 
 
 class Watched:
-    """An engine, and when its streams ended."""
+    """An engine, and which of its answers began, and when they ended."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.begun: set[str] = set()
         self.ended: dict[str, float] = {}
         self.running: list[tuple[float, int]] = []
 
@@ -42,10 +43,19 @@ class Watched:
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Answer a call."""
+        self.begun.add(call.id)
         try:
             async with aclosing(self._engine.stream(call)) as deltas:
                 async for delta in deltas:
                     yield delta
+        finally:
+            self.ended[call.id] = monotonic()
+
+    async def feed(self, call: Call, sink: Sink) -> None:
+        """Answer a call into a sink."""
+        self.begun.add(call.id)
+        try:
+            await self._engine.feed(call, sink)
         finally:
             self.ended[call.id] = monotonic()
 

@@ -11,8 +11,8 @@ import signal
 import statistics
 import sys
 from collections import ChainMap, Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext, suppress
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -22,11 +22,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from fault_table import Table
+from load.watched import Watched
 from network import HOST, INSIDE, join, network, part
 from support import RunningServer, running
 from talkwire import AsyncClient
 from talkwire_server.echo import EchoEngine
-from talkwire_server.engine import Call, Delta, Engine, Sink
 
 FULL = os.environ.get("TALKWIRE_FAULTS") == "full"
 ENDER = Path(__file__).parent / "ender.py"
@@ -38,34 +38,6 @@ Ends = dict[str, tuple[str, float]]
 Process = asyncio.subprocess.Process
 Way = Callable[[Process], Awaitable[float]]
 """Ends a client from outside; returns when."""
-
-
-class Watched:
-    """A real engine, and when its streams began and ended."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.begun: set[str] = set()
-        self.ended: dict[str, float] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def stream(self, call: Call) -> AsyncIterator[Delta]:
-        self.begun.add(call.id)
-        try:
-            async with aclosing(self._engine.stream(call)) as deltas:
-                async for delta in deltas:
-                    yield delta
-        finally:
-            self.ended[call.id] = monotonic()
-
-    async def feed(self, call: Call, sink: Sink) -> None:
-        self.begun.add(call.id)
-        try:
-            await self._engine.feed(call, sink)
-        finally:
-            self.ended[call.id] = monotonic()
 
 
 async def rest(server: RunningServer) -> None:
