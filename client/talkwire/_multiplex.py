@@ -6,10 +6,9 @@ alike. So it is tried again alike, too, because gRPC tries only the stream that 
 
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Sequence
 from random import uniform
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -22,10 +21,8 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 REQUEST_ID = "x-request-id"
 LARGE = 1 << 20  # bytes of a request that goes alone: if the server refuses it, others go on
 
-_NO_BEGINNING = "Internal error from Core"
-"""grpc.aio's words for a stream that begins while its connection ends."""
 _ID = re.compile("[A-Za-z0-9._:-]{1,128}")  # servers heed no other that comes as metadata
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+CODES = {code.value[0]: code for code in grpc.StatusCode}
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
@@ -130,72 +127,6 @@ class CallBase:
         return None if self._refused else seconds
 
 
-class Numbers:
-    """Numbers for calls, small ones again and again: each event has one."""
-
-    def __init__(self) -> None:
-        self._free: list[int] = []
-        self._new = count(1)
-
-    def take(self) -> int:
-        """Return one that no call has."""
-        return self._free.pop() if self._free else next(self._new)
-
-    def free(self, number: int) -> None:
-        """Say that its call has had its last event."""
-        self._free.append(number)
-
-
-class Carrier(Protocol):
-    """One stream and the calls on it, by their numbers."""
-
-    open: bool
-
-    @property
-    def calls(self) -> Mapping[int, Any]:
-        """Those that run."""
-        ...
-
-    def close_if_idle(self) -> None:
-        """Take leave of the server, if no call needs the stream."""
-
-
-S = TypeVar("S", bound=Carrier)
-
-
-class Pool(Generic[S]):
-    """The streams that calls share: opened when needed, and anew when they broke.
-
-    Args:
-        most: Over how many streams calls of the same metadata spread. A load-balancing channel
-            takes each of them to the next server.
-        make: Opens one that carries metadata.
-
-    """
-
-    def __init__(self, most: int, make: Callable[[Metadata], S]) -> None:
-        self._most = most
-        self._make = make
-        self._streams: dict[Metadata, list[S]] = {}
-
-    def get(self, metadata: Metadata) -> S:
-        """Choose the stream for a call: one without calls, a new one, or that with the fewest."""
-        for other in self._streams.keys() - {metadata}:
-            for stream in self._streams[other]:
-                stream.close_if_idle()
-        self._streams = {
-            key: [stream for stream in streams if stream.open]
-            for key, streams in self._streams.items()
-            if key == metadata or any(stream.open for stream in streams)
-        }
-        streams = self._streams.setdefault(metadata, [])
-        fewest = min(streams, key=lambda stream: len(stream.calls), default=None)
-        if fewest is None or (fewest.calls and len(streams) < self._most):
-            fewest = self._make(metadata)
-            streams.append(fewest)
-        return fewest
-
-
 class Tries:
     """How often refused calls are tried again, as gRPC does with its own.
 
@@ -228,43 +159,9 @@ def initial_metadata(id: str) -> Metadata:
     return ((REQUEST_ID, id),) if id else ()
 
 
-def start(number: int, request: pb.ChatRequest, left: float | None) -> pb.ChatMultiplexRequest:
-    """Begin a call, with the seconds until its deadline."""
-    message = pb.ChatMultiplexRequest(call=number)
-    message.start.request.CopyFrom(request)
-    if left is not None:
-        message.start.timeout.FromNanoseconds(max(0, int(left * 1e9)))
-    return message
-
-
-def leaves(status: pb.CallStatus) -> bool:
-    """Tell whether another stream, maybe another server, is better for the next calls."""
-    return _CODES.get(status.code) is grpc.StatusCode.UNAVAILABLE
-
-
-def cancel(number: int) -> pb.ChatMultiplexRequest:
-    """End a call."""
-    message = pb.ChatMultiplexRequest(call=number)
-    message.cancel.SetInParent()
-    return message
-
-
 def too_late() -> Failure:
     """Say that a call's deadline passed."""
     return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-
-
-def lost(error: grpc.RpcError | None) -> Failure:
-    """Say of a call how the stream ended that carried it."""
-    if isinstance(error, Stopped):
-        return Stopped()
-    if error is None:
-        return Failure(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")
-    told: Any = error
-    code, text = told.code(), told.details() or ""
-    if text == _NO_BEGINNING:
-        code = grpc.StatusCode.UNAVAILABLE
-    return Failure(code, text, told.trailing_metadata() or ())
 
 
 def _failure(status: pb.CallStatus) -> Failure | None:
@@ -273,4 +170,4 @@ def _failure(status: pb.CallStatus) -> Failure | None:
     # CallStatus is google.rpc.Status, field by field.
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     trailers = details if status.details else ()
-    return Failure(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)
+    return Failure(CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)

@@ -6,20 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from talkwire._carrier import Carrier, Pool
 from talkwire._multiplex import (
     LARGE,
     CallBase,
     Failure,
     Metadata,
-    Numbers,
-    Pool,
     Stopped,
     Tries,
-    cancel,
     initial_metadata,
-    leaves,
-    lost,
-    start,
     too_late,
 )
 from talkwire._options import Retry
@@ -52,35 +47,14 @@ class AsyncMultiplexer:
         return AsyncCall(self, request, timeout, metadata)
 
 
-class _Stream:
+class _Stream(Carrier["AsyncCall"]):
     """One rpc and the calls on it."""
 
     def __init__(self, stub: "ChatServiceAsyncStub", metadata: Metadata) -> None:
-        self.calls: dict[int, AsyncCall | None] = {}  # None: cancelled, not yet ended
-        self.open = True
-        self._numbers = Numbers()
         self._requests: asyncio.Queue[pb.ChatMultiplexRequest | None] = asyncio.Queue()
+        super().__init__(self._requests.put_nowait)
         self._rpc = stub.ChatMultiplex(self._outgoing(), metadata=metadata)
         self._reading = asyncio.create_task(self._read())
-
-    def start(self, call: "AsyncCall", left: float | None) -> int:
-        """Begin a call; return its number."""
-        number = self._numbers.take()
-        self.calls[number] = call
-        self._requests.put_nowait(start(number, call.request, left))
-        return number
-
-    def cancel(self, number: int, call: "AsyncCall") -> None:
-        """End a call, if it runs: its number may be another's by now."""
-        if self.calls.get(number) is call:
-            self.calls[number] = None
-            self._requests.put_nowait(cancel(number))
-
-    def close_if_idle(self) -> None:
-        """Take leave of the server, if no call needs the stream."""
-        if not self.calls:
-            self.open = False
-            self._requests.put_nowait(None)
 
     async def _outgoing(self) -> AsyncIterator[pb.ChatMultiplexRequest]:
         while request := await self._requests.get():
@@ -90,31 +64,13 @@ class _Stream:
         rpc: Any = self._rpc
         try:
             while (message := await rpc.read()) is not _EOF:
-                for event in message.events:
-                    if call := self.calls.get(event.call):
-                        call.take(event)
-                    if event.HasField("status") and event.call in self.calls:
-                        self._forget(event)
-            self._end(None)
+                self.take(message)
+            self.end(None)
         except grpc.RpcError as error:
-            self._end(error)
+            self.end(error)
         except asyncio.CancelledError:  # the channel is closed
-            self._end(Stopped())
+            self.end(Stopped())
             raise
-
-    def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
-        del self.calls[event.call]
-        self._numbers.free(event.call)
-        self.open = self.open and not leaves(event.status)
-        if not self.open:
-            self.close_if_idle()
-
-    def _end(self, error: grpc.RpcError | None) -> None:
-        self.open = False
-        self._requests.put_nowait(None)
-        for call in filter(None, self.calls.values()):
-            call.fail(lost(error))
-        self.calls.clear()
 
 
 class AsyncCall(CallBase):

@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from talkwire._carrier import Carrier, Pool
 from talkwire._multiplex import (
     LARGE,
     CallBase,
     Failure,
     Metadata,
-    Numbers,
-    Pool,
     Stopped,
     Tries,
-    cancel,
     initial_metadata,
-    leaves,
-    lost,
-    start,
     too_late,
 )
 from talkwire._options import Retry
@@ -59,67 +54,42 @@ class Multiplexer:
             return stream, stream.start(call, left)
 
 
-class _Stream:
-    """One rpc and the calls on it."""
+class _Stream(Carrier["Call"]):
+    """One rpc and the calls on it. What its thread changes, too, is done under a lock."""
 
     def __init__(self, stub: "ChatServiceStub", metadata: Metadata) -> None:
-        self.calls: dict[int, Call | None] = {}  # None: cancelled, not yet ended
-        self.open = True
-        self._numbers = Numbers()
-        self._requests: SimpleQueue[pb.ChatMultiplexRequest | None] = SimpleQueue()
+        requests: SimpleQueue[pb.ChatMultiplexRequest | None] = SimpleQueue()
+        super().__init__(requests.put)
         self._lock = Lock()
-        self._error: grpc.RpcError | None = None  # why it broke
-        self._rpc = stub.ChatMultiplex(iter(self._requests.get, None), metadata=metadata)
+        self._rpc = stub.ChatMultiplex(iter(requests.get, None), metadata=metadata)
         Thread(target=self._read, name="talkwire-multiplex", daemon=True).start()
 
     def start(self, call: "Call", left: float | None) -> int:
         """Begin a call; return its number."""
-        number = self._numbers.take()
         with self._lock:
-            if self.open:
-                self.calls[number] = call
-                self._requests.put(start(number, call.request, left))
-            else:  # it broke just now
-                call.fail(lost(self._error))
-        return number
+            return super().start(call, left)
 
     def cancel(self, number: int, call: "Call") -> None:
         """End a call, if it runs: its number may be another's by now."""
         with self._lock:
-            if self.calls.get(number) is call:
-                self.calls[number] = None
-                self._requests.put(cancel(number))
-
-    def close_if_idle(self) -> None:
-        """Take leave of the server, if no call needs the stream."""
-        if not self.calls:
-            self.open = False
-            self._requests.put(None)
+            super().cancel(number, call)
 
     def _read(self) -> None:
+        failed: grpc.RpcError | None = None
         try:
             for message in self._rpc:
-                for event in message.events:
-                    if call := self.calls.get(event.call):
-                        call.take(event)
-                    if event.HasField("status") and event.call in self.calls:
-                        self._forget(event)
+                self.take(message)
         except grpc.RpcError as error:
-            self._error = error
+            failed = error
+        self.end(failed)
+
+    def _break(self, error: grpc.RpcError | None) -> None:
         with self._lock:
-            self.open = False
-        self._requests.put(None)
-        for call in filter(None, [*self.calls.values()]):
-            call.fail(lost(self._error))
-        self.calls.clear()
+            super()._break(error)
 
     def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
         with self._lock:
-            del self.calls[event.call]
-            self._numbers.free(event.call)
-            self.open = self.open and not leaves(event.status)
-            if not self.open:
-                self.close_if_idle()
+            super()._forget(event)
 
 
 class Call(CallBase):
