@@ -189,6 +189,17 @@ async def test_a_forced_call_has_valid_arguments(
     Draft202012Validator(json.loads(schemas[call.name] or "{}")).validate(arguments)
 
 
+async def test_sampling_that_leaves_no_token_of_the_form(llm: AsyncClient) -> None:
+    """What stands against the form is named: no fault of the server."""
+    with pytest.raises(InvalidRequest) as caught:
+        await llm.chat("Hi", output=an_object(a=DIGIT), allowed_token_ids=[7], logit_bias={0: 71})
+
+    assert [(v.field, v.description) for v in caught.value.violations] == [
+        (f"sampling.{name}", "leaves no token that output_format.json_schema allows")
+        for name in ("logit_bias", "allowed_token_ids")
+    ]
+
+
 async def test_the_model_may_call_of_its_own_accord(llm: AsyncClient) -> None:
     """A call in the model's own format (here it is made to write one) becomes a ToolCall."""
     call = r'<tool_call>\n\{"name": "paint", "arguments": \{"color": "(red|blue)"\}\}\n</tool_call>'

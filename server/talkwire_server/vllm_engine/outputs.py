@@ -7,7 +7,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call, Delta
-from talkwire_server.errors import CallError, EngineFailure
+from talkwire_server.errors import CallError, EngineFailure, InvalidRequest, Violation
 from talkwire_server.vllm_engine.constraints import held_field
 from talkwire_server.vllm_engine.failures import invalid
 from talkwire_server.vllm_engine.grammars.trials import TOO_SLOW
@@ -20,6 +20,9 @@ _FINISH = {
     "abort": pb.FINISH_REASON_ABORTED,
     "repetition": pb.FINISH_REASON_REPETITION,
 }
+
+
+_NARROWING = "logit_bias", "bad_words", "allowed_token_ids", "min_tokens"
 
 
 class Deltas:
@@ -149,7 +152,15 @@ class Deltas:
         kind = self._call.request.output_format.WhichOneof("format")
         if kind and not self._tokens:  # vLLM's engine keeps the reason in its log
             return invalid(f"output_format.{kind}", "the engine cannot compile it")
+        if self._job.sampling.structured_outputs and (faults := self._narrowing()):
+            return InvalidRequest(faults)
         return EngineFailure()
+
+    def _narrowing(self) -> Sequence[Violation]:
+        """Name what of the sampling can have left no token that the answer's form allows."""
+        text = f"leaves no token that {held_field(self._call.request)} allows"
+        given = {field.name for field, _ in self._call.request.sampling.ListFields()}
+        return [Violation(f"sampling.{name}", text) for name in _NARROWING if name in given]
 
     def _called(self, index: int) -> bool:
         return bool(self._job.readings) and self._job.readings[index].called
