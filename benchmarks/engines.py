@@ -1,12 +1,13 @@
 """vLLM through several servers: the same chats, one server at a time, against the bare engine.
 
-    python benchmarks/engines.py [--model tiny|embedded|DIR] [--levels 1,8,32] [--out FILE]
-                                 [-- ENGINE FLAGS]
+    python benchmarks/engines.py [--model tiny|embedded|DIR] [--levels 1,8,32] [--frontends 4]
+                                 [--out FILE] [-- ENGINE FLAGS]
                                             (needs talkwire[bench] and vLLM; all flags: --help)
 
 raw           `AsyncLLM.generate`, consumed in its own process: what no server can do better than
 talkwire      `talkwire serve`, asked by AsyncClient: each chat a call of its own, then all chats of
-              a client process over one call ("talkwire multiplexed")
+              a client process over one call ("talkwire multiplexed"); with --frontends the latter
+              of several processes, too ("talkwire multiplexed, 4 frontends")
 openai http   `vllm serve`: chunks as server-sent events, asked by aiohttp
 vllm --grpc   `vllm serve --grpc` (needs smg-grpc-servicer): token ids, no text, no chat template
 
@@ -32,11 +33,15 @@ from load.sse_caller import SseCaller
 from load.token_callers import RawCaller, VllmGrpcCaller
 
 
-def contenders(chats: Chats, flags: Sequence[str]) -> dict[str, Contender]:
+def contenders(chats: Chats, flags: Sequence[str], frontends: int) -> dict[str, Contender]:
     """Say how each server is started and asked; all have the same flags of vLLM's engine."""
 
     def command(module: str, *more: str, port: int) -> list[str]:
         return ["-m", module, f"--port={port}", "--host=127.0.0.1", *flags, *more]
+
+    def talkwire(count: int, port: int) -> list[str]:
+        more = [f"--frontends={count}"] if count > 1 else []
+        return command("talkwire_server", "--default-system=", *more, port=port)
 
     return {
         "raw": Contender(ways={"raw": lambda _: partial(RawCaller, flags, chats)}),
@@ -45,7 +50,16 @@ def contenders(chats: Chats, flags: Sequence[str]) -> dict[str, Contender]:
                 "talkwire": lambda port: partial(TalkwireCaller, port, chats),
                 "talkwire multiplexed": lambda port: partial(MultiplexCaller, port, chats),
             },
-            command=lambda port: command("talkwire_server", "--default-system=", port=port),
+            command=partial(talkwire, 1),
+            serves=serves_grpc,
+        ),
+        "frontends": Contender(
+            ways={
+                f"talkwire multiplexed, {frontends} frontends": lambda port: partial(
+                    MultiplexCaller, port, chats
+                )
+            },
+            command=partial(talkwire, frontends),
             serves=serves_grpc,
         ),
         "openai": Contender(
@@ -65,8 +79,11 @@ def main() -> None:
     """Measure."""
     parser = options.parser(__doc__, ["raw", "talkwire", "openai", "vllm-grpc"], "1,8,32,64")
     parser.add_argument("--model", default="tiny", help="tiny, embedded or a folder (%(default)s)")
+    parser.add_argument("--frontends", type=int, default=1, help="of one more, if more than 1")
     parser.add_argument("engine_flags", nargs="*", help="vLLM's, after --", metavar="FLAG")
     flags = parser.parse_args()
+    if flags.frontends > 1 and "frontends" not in flags.servers:
+        flags.servers += ",frontends"
     if find_spec("smg_grpc_servicer") is None and "vllm-grpc" in flags.servers:
         sys.exit("vllm-grpc needs smg-grpc-servicer: pip install it, or choose other --servers")
     with tempfile.TemporaryDirectory() as temporary:
@@ -75,7 +92,9 @@ def main() -> None:
         chats = Chats(questions(), flags.tokens, str(engine.folder))
         settings = {"model": Path(flags.model).name, "engine_flags": engine.flags[1:]}
         expected = Expected(chats, "length", exact=engine.exact)
-        options.run("engines", flags, contenders(chats, engine.flags), expected, settings)
+        options.run(
+            "engines", flags, contenders(chats, engine.flags, flags.frontends), expected, settings
+        )
 
 
 if __name__ == "__main__":
