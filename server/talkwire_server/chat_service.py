@@ -77,7 +77,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             who = caller(context)
             call = self._admission.check(call_id, chat, who)
             model = next(model for model in self._engine.models if model.id == call.model)
-            with self._admission.counting(who):
+            async with self._admission.counting(who):
                 prompt = await self._engine.render(call)
             return pb.CountTokensResponse(
                 prompt_tokens=len(prompt.token_ids),
@@ -92,10 +92,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             refuse_unknown(request)
             if not request.id:
                 raise InvalidRequest([Violation("id", "required", "REQUIRED")])
-            call = self._admission.running_call(request.id, caller(context))
-            if call:
-                call.end(pb.FINISH_REASON_ABORTED)
-            return pb.AbortResponse(found=call is not None)
+            found = await self._admission.abort(request.id, caller(context))
+            return pb.AbortResponse(found=found)
 
     async def _feed(
         self,

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from string import printable
+from typing import Any
 from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
@@ -88,6 +89,10 @@ class CallError(Exception):
     def details(self) -> Iterable[Message]:
         """google.rpc details beside the ErrorInfo that every status has."""
         return ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be what it is in another process, too, without being made anew of a text alone."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class InvalidRequest(CallError):
