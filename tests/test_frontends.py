@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from processes import launched
 from several import alive, descendants, several, stopped
-from talkwire import Client, Overloaded, RequestIdInUse, Unavailable
+from talkwire import Client, Overloaded, RequestIdInUse, Stream, Unavailable
 
 LONG = "word " * 4000
 SLOW = "--echo-delay=0.02"
@@ -144,6 +144,29 @@ def test_who_resumes_goes_on_elsewhere() -> None:
             answer = stream.wait()
 
     assert answer.text == text
+
+
+def test_shared_streams_spread() -> None:
+    """Who shares one stream among all calls finds the process with the fewest: half are on each."""
+    with several(SLOW) as server, ExitStack() as stack:
+        clients = [
+            stack.enter_context(Client(server.target, multiplex=True, retry=None)) for _ in range(8)
+        ]
+        streams = [stack.enter_context(client.stream(LONG)) for client in clients]
+        for stream in streams:
+            next(stream)
+        os.kill(server.pids[0], signal.SIGKILL)
+        lost = [stream for stream in streams if not goes_on(stream)]
+
+    assert len(lost) == 4
+
+
+def goes_on(stream: Stream) -> bool:
+    """Read some more."""
+    try:
+        return all(next(stream) for _ in range(50))
+    except Unavailable:
+        return False
 
 
 def test_a_stop_drains_all() -> None:

@@ -18,6 +18,42 @@ _NO_BEGINNING = "Internal error from Core"
 C = TypeVar("C", bound=CallBase)
 
 
+MOST_MOVES = 16
+_MOVES = ("x-talkwire-moves", "1")
+
+S = TypeVar("S", bound="Carrier[Any]")
+T = TypeVar("T")  # of a stub
+
+
+class Way(Generic[T]):
+    """The connection that new streams take.
+
+    A server of several processes says of a stream that another has fewer, if the stream says that
+    it can move. Which process has a connection is chance, so it moves a bounded number of times.
+
+    Args:
+        stub: On the first connection.
+        another: Makes one on a new connection; None where there can be no other.
+
+    """
+
+    def __init__(self, stub: T, another: Callable[[], T] | None) -> None:
+        self.stub = stub
+        self._another = another
+        self._left = MOST_MOVES
+
+    @property
+    def metadata(self) -> Metadata:
+        """What a stream says that can move."""
+        return (_MOVES,) if self._another and self._left else ()
+
+    def move(self) -> None:
+        """Take another connection from now on."""
+        if self._another and self._left:
+            self._left -= 1
+            self.stub = self._another()
+
+
 class Numbers:
     """Numbers for calls, small ones again and again: each event has one."""
 
@@ -43,13 +79,19 @@ class Carrier(Generic[C]):
 
     Args:
         send: Puts a request on its way; None takes leave of the server.
+        move: Has the next stream take another connection.
 
     """
 
-    def __init__(self, send: Callable[[pb.ChatMultiplexRequest | None], object]) -> None:
+    def __init__(
+        self,
+        send: Callable[[pb.ChatMultiplexRequest | None], object],
+        move: Callable[[], object],
+    ) -> None:
         self.calls: dict[int, C | None] = {}
         self.open = True
         self._send = send
+        self._move = move
         self._numbers = Numbers()
         self._error: grpc.RpcError | None = None  # why it broke
 
@@ -85,6 +127,8 @@ class Carrier(Generic[C]):
 
     def end(self, error: grpc.RpcError | None) -> None:
         """End the calls that run, as the stream ended."""
+        if _lost(error).crowded:
+            self._move()
         self._break(error)
         self._send(None)
         for call in filter(None, [*self.calls.values()]):
@@ -103,9 +147,6 @@ class Carrier(Generic[C]):
         self.open = self.open and not left
         if not self.open:
             self.close_if_idle()
-
-
-S = TypeVar("S", bound=Carrier[Any])
 
 
 class Pool(Generic[S]):

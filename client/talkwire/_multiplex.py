@@ -36,6 +36,11 @@ class Failure(grpc.RpcError):
         self._trailers = trailers
         self.id = ""
 
+    @property
+    def crowded(self) -> bool:
+        """Whether another connection would do."""
+        return self._code is grpc.StatusCode.UNAVAILABLE and from_rpc(self, "").reason == "CROWDED"
+
     def code(self) -> grpc.StatusCode:
         """Return gRPC's status."""
         return self._code
@@ -122,6 +127,9 @@ class CallBase:
         """Return after how many seconds to try again, of those left; None: not at all."""
         if self._refused or not self.failure or self.failure.code() not in _PASSING:
             return None
+        if self.failure.crowded:
+            self._tried -= 1  # this was none: nobody looked at the call
+            return 0.0
         seconds = self._tries.spend(self._tried, from_rpc(self.failure, "").retry_after)
         self._refused = seconds is None or (left is not None and left <= seconds)
         return None if self._refused else seconds

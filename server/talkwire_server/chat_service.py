@@ -20,6 +20,9 @@ from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.outbox import Place
 from talkwire_server.statuses import Context, statuses
 
+MOVES = "x-talkwire-moves"
+"""Metadata of a ChatMultiplex whose client would open another connection for it."""
+
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
     """Answers chats."""
@@ -64,7 +67,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                     await context.write(message)
                     open_call.sending_since = inf
 
-                await multiplex.serve(requests, send)
+                async with self._admission.streaming(moves=bool(_metadata(context, MOVES))):
+                    await multiplex.serve(requests, send)
 
     async def CountTokens(
         self, request: pb.CountTokensRequest, context: Context

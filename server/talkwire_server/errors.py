@@ -18,6 +18,7 @@
     ├── ShuttingDown              UNAVAILABLE, the same
     ├── SlowReader                ABORTED
     ├── EngineDead                UNAVAILABLE
+    ├── Crowded                   UNAVAILABLE
     └── EngineFailure             INTERNAL
 
 Texts are for the caller's eyes. No path, stack or exception text of anything else gets out, but
@@ -277,6 +278,13 @@ class EngineDead(CallError):
 
     def __init__(self) -> None:
         super().__init__("the engine died")
+
+
+class Crowded(CallError):
+    """Of several processes that of this connection has more streams than another."""
+
+    def __init__(self) -> None:
+        super().__init__("another process of this server has fewer streams: connect anew")
 
 
 class EngineFailure(CallError):

@@ -26,7 +26,7 @@ class Line:
     """Two ends whose messages are on their way until they are let through."""
 
     def __init__(self, gate: LocalGate) -> None:
-        self.desk = Desk(gate, lambda message: self._back.append(message))
+        self.desk = Desk(gate, (), lambda message: self._back.append(message))
         self.remote = RemoteGate(lambda message: self._forth.append(message))
         self._forth = deque[Any]()
         self._back = deque[Any]()

@@ -94,6 +94,10 @@ class Admission:
         """Let one CountTokens in for the length of the block; see `Gate`."""
         return self._gate.counting(caller)
 
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:
+        """Count a ChatMultiplex for the length of the block; see `Gate`."""
+        return self._gate.streaming(moves=moves)
+
     async def abort(self, call_id: str, caller: Caller) -> bool:
         """End a call that is inside; see `Gate`."""
         return await self._gate.abort(call_id, caller)

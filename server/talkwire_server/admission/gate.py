@@ -5,7 +5,7 @@ A server of several processes has one: that of `frontends/` is asked for all of 
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import NamedTuple, Protocol
 
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -60,6 +60,10 @@ class Gate(Protocol):
 
         There may be as many as there are places, and of a caller as many as it may have calls.
         """
+        ...
+
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:
+        """Count a ChatMultiplex for the length of the block, or raise Crowded if it can move."""
         ...
 
     async def abort(self, call_id: str, caller: Caller) -> bool:
@@ -121,6 +125,10 @@ class LocalGate:
         finally:
             self._counting[caller.name] -= 1
             self._counting += Counter()  # forgets those that have none
+
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
+        """Let it be: there is but this process."""
+        return nullcontext()
 
     async def abort(self, call_id: str, caller: Caller) -> bool:
         """End a call that is inside, if it is the caller's own as far as anybody can tell."""

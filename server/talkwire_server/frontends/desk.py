@@ -1,13 +1,13 @@
 """Where the calls of one frontend ask to pass the gate. Knows no sockets and no engine."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import Gate
 from talkwire_server.engine import Call
-from talkwire_server.errors import CallError
+from talkwire_server.errors import CallError, Crowded
 from talkwire_server.frontends.messages import (
     Abort,
     Aborted,
@@ -17,6 +17,7 @@ from talkwire_server.frontends.messages import (
     Entered,
     Leave,
     Refused,
+    Stream,
 )
 
 
@@ -25,17 +26,23 @@ class Desk:
 
     Args:
         gate: Of the whole server.
+        others: The desks of all frontends that take calls.
         send: Puts a message to the frontend on its way.
+
+    Attributes:
+        streams: How many ChatMultiplex the frontend has.
 
     """
 
-    def __init__(self, gate: Gate, send: Callable[[Any], None]) -> None:
+    def __init__(self, gate: Gate, others: Collection["Desk"], send: Callable[[Any], None]) -> None:
+        self.streams = 0
         self._gate = gate
+        self._others = others
         self._send = send
         self._visits: dict[int, asyncio.Task[None]] = {}
         self._calls: dict[int, Call] = {}  # which stand here for the frontend's own
 
-    def take(self, message: Enter | Count | Leave | End | Abort) -> None:
+    def take(self, message: Enter | Count | Stream | Leave | End | Abort) -> None:
         """Do what the frontend asks for."""
         number = message.number
         match message:
@@ -43,6 +50,8 @@ class Desk:
                 self._begin(number, self._enter(message))
             case Count():
                 self._begin(number, self._count(message))
+            case Stream():
+                self._begin(number, self._stream(message))
             case Abort():
                 self._begin(number, self._abort(message))
             case Leave():
@@ -84,6 +93,17 @@ class Desk:
                 await _left()
         except CallError as error:
             self._send(Refused(asked.number, error))
+
+    async def _stream(self, asked: Stream) -> None:
+        if asked.moves and any(other.streams < self.streams for other in self._others):
+            self._send(Refused(asked.number, Crowded()))
+            return
+        self.streams += 1
+        try:
+            self._send(Entered(asked.number, 0, 0.0))
+            await _left()
+        finally:
+            self.streams -= 1
 
     async def _abort(self, asked: Abort) -> None:
         found = await self._gate.abort(asked.id, asked.caller)

@@ -16,20 +16,30 @@ from talkwire_server.settings import Settings
 
 
 class FrontendProcess:
-    """One of several, by its name. `feel` hears how its engine does; see `Core.feel`.
+    """One of several.
+
+    Args:
+        name: Of it.
+        gate: Of the whole server.
+        desks: Those of all that take calls; its own is among them from `open` to its end.
+        feel: Hears how its engine does; see `Core.feel`.
 
     Attributes:
         ended: Set when the process is gone.
 
     """
 
-    def __init__(self, name: str, feel: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, name: str, gate: Gate, desks: set[Desk], feel: Callable[[int, int], None]
+    ) -> None:
         self.name = name
         self.ended = asyncio.Event()
+        self._desks = desks
+        self._desk = Desk(gate, desks, self.tell)
         self._feel = feel
         self._done: dict[str, asyncio.Future[Done]] = {}
 
-    async def start(self, settings: Settings, make: Callable[[], Engine], gate: Gate) -> None:
+    async def start(self, settings: Settings, make: Callable[[], Engine]) -> None:
         """Fork it. It does nothing unasked."""
         ours, theirs = socket.socketpair()
         self._link = await Link.over(ours)
@@ -41,7 +51,12 @@ class FrontendProcess:
         except asyncio.CancelledError:
             self._link.close()  # which ends it
             raise
-        self._receiving = asyncio.create_task(self._receive(Desk(gate, self._link.send)))
+        self._receiving = asyncio.create_task(self._receive())
+
+    async def open(self) -> None:
+        """Have it let calls in."""
+        await self.do("open")
+        self._desks.add(self._desk)
 
     async def do(self, step: str, argument: Any = None) -> Any:
         """Have it take a step; return what came of it.
@@ -59,9 +74,9 @@ class FrontendProcess:
             raise StartError(answer.failure)
         return answer.result
 
-    def tell(self, what: Do) -> None:
-        """Have it take a step, and do not wait."""
-        self._link.send(what)
+    def tell(self, message: Any) -> None:
+        """Tell it something, and do not wait."""
+        self._link.send(message)
 
     @property
     def status(self) -> int | None:
@@ -72,7 +87,7 @@ class FrontendProcess:
         """End it at once."""
         self._process.kill()
 
-    async def _receive(self, desk: Desk) -> None:
+    async def _receive(self) -> None:
         async for message in self._link.receive():
             if isinstance(message, Done):
                 if done := self._done.get(message.step):
@@ -80,8 +95,9 @@ class FrontendProcess:
             elif isinstance(message, Beat):
                 self._feel(message.unfinished, message.steps)
             else:
-                desk.take(message)
-        desk.close()
+                self._desk.take(message)
+        self._desks.discard(self._desk)
+        self._desk.close()
         self._link.close()
         await asyncio.to_thread(self._process.join)
         self.ended.set()

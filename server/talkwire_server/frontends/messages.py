@@ -31,6 +31,13 @@ class Count(NamedTuple):
     caller: Caller
 
 
+class Stream(NamedTuple):
+    """Count a ChatMultiplex, unless it can move and another frontend has fewer."""
+
+    number: int
+    moves: bool
+
+
 class Leave(NamedTuple):
     """What was let in has left, or waits no more."""
 

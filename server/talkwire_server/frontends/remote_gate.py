@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from typing import Any
 
@@ -19,6 +19,7 @@ from talkwire_server.frontends.messages import (
     Entered,
     Leave,
     Refused,
+    Stream,
 )
 
 
@@ -69,15 +70,13 @@ class RemoteGate:
             del self._calls[number]
             self._send(Leave(number, call.used))
 
-    @asynccontextmanager
-    async def counting(self, caller: Caller) -> AsyncIterator[None]:
+    def counting(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """Let one CountTokens in for the length of the block, or raise QueueFull."""
-        number = next(self._numbers)
-        try:
-            await self._ask(Count(number, caller))
-            yield
-        finally:
-            self._send(Leave(number))
+        return self._during(Count(next(self._numbers), caller))
+
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:
+        """Count a ChatMultiplex for the length of the block, or raise Crowded if it can move."""
+        return self._during(Stream(next(self._numbers), moves))
 
     async def abort(self, call_id: str, caller: Caller) -> bool:
         """End a call that is inside, whichever process has it."""
@@ -97,7 +96,15 @@ class RemoteGate:
         elif told := self._told.get(message.number):
             _tell(told, message)
 
-    async def _ask(self, question: Enter | Count | Abort) -> Any:
+    @asynccontextmanager
+    async def _during(self, question: Count | Stream) -> AsyncIterator[None]:
+        try:
+            await self._ask(question)
+            yield
+        finally:
+            self._send(Leave(question.number))
+
+    async def _ask(self, question: Enter | Count | Stream | Abort) -> Any:
         told = self._told[question.number] = asyncio.get_running_loop().create_future()
         self._send(question)
         try:

@@ -15,6 +15,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import Bounds, LocalGate
 from talkwire_server.engine import Core, StartError
 from talkwire_server.errors import CallError
+from talkwire_server.frontends.desk import Desk
 from talkwire_server.frontends.frontend_process import FrontendProcess
 from talkwire_server.frontends.messages import Do
 from talkwire_server.frontends.port import Port
@@ -41,6 +42,7 @@ class Supervisor:
         self._settings = settings
         self._core = core
         self._gate = LocalGate(Bounds.of(core.capacity, settings), settings)
+        self._desks = set[Desk]()
         self._port: Port | None = None
         self._frontends: dict[int, FrontendProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
@@ -72,7 +74,7 @@ class Supervisor:
         loading = [frontend.do("load", environment) for frontend in frontends]
         _, *models = await _all(self._core.ready(), *loading)
         self.models = models[0]
-        await _all(*(frontend.do("open") for frontend in frontends))
+        await _all(*(frontend.open() for frontend in frontends))
         self._keepers = [asyncio.create_task(self._keep(number)) for number in self._frontends]
 
     async def unload(self) -> None:
@@ -107,8 +109,9 @@ class Supervisor:
 
     async def _start(self, number: int) -> FrontendProcess:
         """Have a frontend of that number that listens."""
-        frontend = FrontendProcess(f"frontend {number}", partial(self._core.feel, number))
-        await frontend.start(self._settings, self._core.seat(number, self.models), self._gate)
+        name, feel = f"frontend {number}", partial(self._core.feel, number)
+        frontend = FrontendProcess(name, self._gate, self._desks, feel)
+        await frontend.start(self._settings, self._core.seat(number, self.models))
         self._frontends[number] = frontend
         await frontend.do("listen")
         return frontend
@@ -122,7 +125,7 @@ class Supervisor:
             try:
                 frontend = await self._start(number)
                 await frontend.do("load", self._core.environment)
-                await frontend.do("open")
+                await frontend.open()
             except StartError as error:
                 log.error("no other takes its place yet: %s", error)
                 self._frontends[number].kill()
