@@ -70,9 +70,9 @@ class Several:
 
 
 @contextmanager
-def several(*flags: str, count: int = 2) -> Iterator[Several]:
-    """Run an echo server of several processes for the length of the block; if left, kill it."""
-    with launched(f"--frontends={count}", *flags) as server:
+def several(*flags: str, **environment: str) -> Iterator[Several]:
+    """Run a server of two frontends for the length of the block; if left, kill it."""
+    with launched("--frontends=2", *flags, **environment) as server:
         yield Several(server)
 
 

@@ -53,6 +53,11 @@ class FrontendProcess:
             raise
         self._receiving = asyncio.create_task(self._receive())
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether it is open, and lives."""
+        return self._desk in self._desks
+
     async def open(self) -> None:
         """Have it let calls in."""
         await self.do("open")

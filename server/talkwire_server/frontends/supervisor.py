@@ -81,6 +81,9 @@ class Supervisor:
         """End all calls, because the engine died; refuse others until `load`."""
         self._let_go()
         self.models = ()
+        for frontend in self._frontends.values():
+            if not frontend.takes_calls:  # it is on its way to the engine that died
+                frontend.kill()
         await self._each("unload")
 
     async def drain(self) -> None:

@@ -64,7 +64,7 @@ def _prepare(settings: Settings, begin: Callable[[], None] = lambda: None) -> st
     if "vllm" not in sys.modules:
         log.info("importing vLLM %s", build)
     begin()
-    quiet(settings)
+    quiet(settings.log_level)
     return path
 
 
@@ -102,13 +102,13 @@ def environment(settings: Settings, path: str, *, on_cpu: bool) -> dict[str, str
     return wanted
 
 
-def quiet(settings: Settings) -> None:
+def quiet(log_level: str) -> None:
     """Keep vLLM's advice during the start out of the log, unless the log is wanted whole.
 
     What goes wrong is still said; `VllmEngine.ready` lets warnings through again.
     """
-    if settings.log_level != "debug":
-        logging.getLogger("vllm").setLevel(logging.ERROR)
+    logging.getLogger("vllm").setLevel(logging.NOTSET if log_level == "debug" else logging.ERROR)
+    if log_level != "debug":
         # A stack for each model that it cannot import; `missing.py` says why in one line.
         logging.getLogger("vllm.model_executor.models.registry").setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")

@@ -122,7 +122,7 @@ class VllmEngine:
         disable_envs_cache()
         self._launches += 1
         self._pulse.quiet = 0.0
-        fork = choose_start(self._config, first=self._launches == 1)
+        fork = choose_start(self._config, first=self._launches == 1 and not self._seat)
         if self._seat:
             self._start_building()
             return

@@ -1,7 +1,7 @@
 """All that a frontend's engine imports, for the process that frontends are forked from."""
 
-import logging
+from talkwire_server.vllm_engine import quiet
 
-logging.getLogger("vllm").setLevel(logging.ERROR)  # each frontend sets it as its settings say
+quiet("info")
 
-from talkwire_server.vllm_engine import engine, parsers  # noqa: E402, F401
+from talkwire_server.vllm_engine import engine, parsers  # noqa: E402, F401  # quietly

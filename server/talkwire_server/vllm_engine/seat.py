@@ -60,6 +60,7 @@ class Seat:
             for name in _names(config):
                 engine = stack.enter_context(context.socket(zmq.DEALER))
                 engine.setsockopt(zmq.IDENTITY, name)
+                engine.setsockopt(zmq.LINGER, 0)
                 engine.connect(f"ipc://{folder}/greetings")
                 engine.send(b"")
             llm = build(**self._place(f"ipc://{folder}/greetings", None))
