@@ -27,7 +27,7 @@ def test_all_answer_on_one_port() -> None:
         for pid in pids:
             with server.client(pid) as client:
                 assert client.chat("hi there").text == "hi there"
-                assert client.count_tokens("a b c").prompt_tokens == 3
+                assert client.count_tokens("a b", system="c").prompt_tokens == 3
         status, log = stopped(server)
 
     assert len(pids) == 2
