@@ -268,6 +268,17 @@ def test_a_taken_port_ends_it_with_one_line(shares: bool) -> None:
     assert "Traceback" not in log
 
 
+def test_what_no_frontend_can_start_with_is_said_once() -> None:
+    """A file that is not there ends the server with one line and status 1, as with one process."""
+    with launched("--frontends=2", "--token-file=/nowhere") as server:
+        status, log = server.ends()
+
+    (error,) = [line for line in log.splitlines() if "ERROR" in line]
+    assert error.endswith("/nowhere: cannot be read: No such file or directory")
+    assert status == 1
+    assert "Traceback" not in log
+
+
 def test_the_port_is_not_shared_with_other_servers() -> None:
     """Neither a server of one process nor one of several can have it, too."""
     with several() as server:

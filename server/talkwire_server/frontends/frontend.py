@@ -37,30 +37,35 @@ def run(settings: Settings, make: Callable[[], Engine], line: socket.socket) -> 
 async def _serve(settings: Settings, make: Callable[[], Engine], line: socket.socket) -> None:
     if not settings.log_texts:
         asyncio.get_running_loop().set_exception_handler(log_unhandled)
-    await Frontend(settings, make(), await Link.over(line)).serve()
+    await Frontend(settings, make, await Link.over(line)).serve()
 
 
 class Frontend:
-    """A server whose gate and whose life are the supervisor's."""
+    """A server whose gate and whose life are the supervisor's. Its first step is `listen`."""
 
-    def __init__(self, settings: Settings, engine: Engine, link: Link) -> None:
-        self._engine = engine
+    _engine: Engine
+    _server: Server
+
+    def __init__(self, settings: Settings, make: Callable[[], Engine], link: Link) -> None:
+        self._settings = settings
+        self._make = make
         self._link = link
         self._gate = RemoteGate(link.send)
-        self._server = Server(settings, engine, self._gate)
         self._tasks = set[asyncio.Task[None]]()
         self._watch: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
 
     async def serve(self) -> None:
         """Do what the supervisor says until it says `close`, or nothing any more."""
-        self._begin(self._beat())
         self._begin(self._receive())
         await self._closed.wait()
 
     async def listen(self, _: None) -> None:
-        """Open the socket."""
+        """Make the engine and its server, and open the socket."""
+        self._engine = self._make()
+        self._server = Server(self._settings, self._engine, self._gate)
         await self._server.listen()
+        self._begin(self._beat())
 
     async def load(self, environment: dict[str, str]) -> Any:
         """Load the engine; return its models."""
@@ -88,8 +93,9 @@ class Frontend:
     async def close(self, error: CallError | None) -> None:
         """End what still runs, and this process."""
         self._unwatch()
-        await self._server.close(error)
-        await self._engine.stop()
+        if hasattr(self, "_server"):  # else it could not even be made
+            await self._server.close(error)
+            await self._engine.stop()
         self._closed.set()
 
     async def _receive(self) -> None:
