@@ -14,6 +14,7 @@ from load.clients import Share
 from load.figures import figures
 from load.measure import Measurement, Plan
 from processes import ROOT, run
+from tables import BEGIN, END, PAGES, tables
 
 BENCHMARKS = ROOT / "benchmarks"
 SMALL = ("--levels=1,3", "--tokens=5", "--delay=0.001", "--repeats=2", "--chats=2", "--clients=2")
@@ -97,10 +98,9 @@ def test_figures_are_sums_over_all_clients() -> None:
     assert {name: told[name] for name in wanted} == pytest.approx(wanted)
 
 
-@pytest.mark.skipif(not (BENCHMARKS / "results").is_dir(), reason="there are no results yet")
-def test_the_readme_has_the_tables_of_the_results() -> None:
-    """What the README says of speed is made from the committed results."""
-    tables = run(sys.executable, BENCHMARKS / "readme_table.py").stdout
-
-    assert tables.strip()
-    assert tables in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_pages_have_the_tables_of_the_results() -> None:
+    """What README and docs say of speed is made from the committed results."""
+    for name, results in PAGES.items():
+        made = tables(results)
+        assert "tok/s" in made
+        assert f"{BEGIN}\n{made}\n{END}" in (ROOT / name).read_text(encoding="utf-8")

@@ -71,7 +71,7 @@ def serving(
             if process.poll() is not None:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
                 raise NotServing(f"it did not start:\n{tail}")
-            time.sleep(0.2)
+            time.sleep(0.05)
         yield ServerProcess(process.pid)
     finally:
         process.terminate()

@@ -31,6 +31,8 @@ _RESERVED = {
 
 def template_violations(request: pb.ChatRequest) -> Iterator[Violation]:
     """Find the faults of what a template is given beside the messages."""
+    if not request.HasField("template"):
+        return
     template = request.template
     for name in sorted(_RESERVED & template.kwargs.fields.keys()):
         yield Violation(f"template.kwargs.{name}", "is the server's to set", "RESERVED")

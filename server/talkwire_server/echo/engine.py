@@ -172,19 +172,19 @@ class _Clock:
 
     def joined(self, call: Call) -> Callable[[], Awaitable[None]]:
         """Return what waits for the next step, or for the end of a call."""
-        awake = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()  # a system call, in Python 3.11
+        awake = loop.create_future()
 
         def wait() -> Awaitable[None]:
             nonlocal awake
             if not call.ending:
-                awake = self._next()
+                awake = self._next(loop)
             return awake
 
         call.on_end(lambda: _wake(awake))
         return wait
 
-    def _next(self) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
+    def _next(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         if not self._waiting:
             loop.call_later(self._seconds, self._step)
         step = loop.create_future()

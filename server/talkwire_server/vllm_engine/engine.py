@@ -191,7 +191,7 @@ class VllmEngine:
             self._adapters,
             Vocabulary(llm.renderer.get_tokenizer()),
         )
-        self._prompts.warmup()
+        await self._prompts.warmup()
         for model in self._bases:
             # Only now: the engine may have cut the context to what its KV cache holds.
             model.max_context_tokens = config.max_model_len

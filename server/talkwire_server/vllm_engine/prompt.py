@@ -20,7 +20,9 @@ from talkwire_server.texts import characters
 from talkwire_server.vllm_engine.control_tokens import control_tokens
 from talkwire_server.vllm_engine.failures import invalid, rendering
 from talkwire_server.vllm_engine.parsers import make_renderer
+from talkwire_server.vllm_engine.plain import Plain, is_plain, plain
 from talkwire_server.vllm_engine.request import vllm_request
+from talkwire_server.vllm_engine.short import SHORT
 from talkwire_server.vllm_engine.template import Template
 
 _LONG = 100_000  # characters; others do not wait for what is done with more
@@ -85,6 +87,7 @@ class Prompts:
         self._control_tokens = control_tokens(
             settings, self._config, self.tokenizer, self.template.text
         )
+        self._plain: Plain[Request] | None = None
 
     @property
     def constrains_calls(self) -> bool:
@@ -92,9 +95,10 @@ class Prompts:
         parser = self.renderer.parser.tool_parser_cls
         return parser is not None and parser.structural_tag_model is not None
 
-    def warmup(self) -> None:
+    async def warmup(self) -> None:
         """Render once, so that the first request need not wait for Jinja."""
         self.renderer.warmup()
+        self._plain = await plain(self.renderer, self.template.text, self._config, Request)
 
     async def prompt(self, call: Call) -> Prompt:
         """Make what the model sees of a call. Raises as `render` does."""
@@ -118,19 +122,25 @@ class Prompts:
             breaking = partial(self._control_tokens.broken, asked)
             asked = await asyncio.to_thread(breaking) if length > _LONG else breaking()
         with rendering(asked):
-            request = Request(**self._request(call, asked))
-            try:
-                rendered = await self.renderer.render_chat(request)
-            except (ValueError, SyntaxError):  # PIL's word for a broken PNG
-                if faults := await self._media.explain(asked):
-                    raise MediaUnreadable(faults) from None
-                raise
-            if not isinstance(rendered, tuple):  # vLLM returns some of its refusals
-                raise invalid("request", rendered.error.message)
-        _, (prompt,) = rendered
-        tokens, limit = len(prompt["prompt_token_ids"]), self._config.max_model_len
+            made = self._request(call, asked)
+            short = self._plain if length <= SHORT and is_plain(asked, made["messages"]) else None
+            rendered = (short and _by(short, asked, made)) or await self._by_vllm(asked, made)
+        tokens, limit = len(rendered.prompt["prompt_token_ids"]), self._config.max_model_len
         if tokens >= limit:
             raise ContextLengthExceeded(tokens, limit)
+        return rendered
+
+    async def _by_vllm(self, asked: pb.ChatRequest, made: dict[str, Any]) -> Rendered:
+        request = Request(**made)
+        try:
+            rendered = await self.renderer.render_chat(request)
+        except (ValueError, SyntaxError):  # PIL's word for a broken PNG
+            if faults := await self._media.explain(asked):
+                raise MediaUnreadable(faults) from None
+            raise
+        if not isinstance(rendered, tuple):  # vLLM returns some of its refusals
+            raise invalid("request", rendered.error.message)
+        _, (prompt,) = rendered
         return Rendered(asked, request, prompt)
 
     def _check_length(self, asked: pb.ChatRequest) -> int:
@@ -151,3 +161,10 @@ class Prompts:
         if made.get("truncate_prompt_tokens") == -1:  # vLLM's would leave one token of room
             made["truncate_prompt_tokens"] = max(1, limit - max(1, asked.sampling.max_tokens))
         return made
+
+
+def _by(plain: Plain[Request], asked: pb.ChatRequest, made: dict[str, Any]) -> Rendered | None:
+    try:
+        return Rendered(asked, plain.request(made), plain.prompt(made["messages"]))
+    except Exception:  # of a template: vLLM knows how to say it
+        return None

@@ -9,7 +9,7 @@ from typing import Any
 from vllm.renderers.base import BaseRenderer
 from vllm.renderers.params import ChatParams
 
-_SHORT = 2000  # characters of a conversation: some 0.2 ms of the event loop
+SHORT = 2000  # characters of a conversation: some 0.2 ms of the event loop
 
 
 class ShortFirst:
@@ -31,7 +31,7 @@ class ShortFirst:
         """Render and tokenize, in a thread only what is long, or has tools, documents or media."""
         variables = chat_params.chat_template_kwargs
         bare = not (variables.get("tools") or variables.get("documents"))
-        if bare and len(str(variables)) <= _SHORT and all(map(_is_short, conversations)):
+        if bare and len(str(variables)) <= SHORT and all(map(_is_short, conversations)):
             return self._renderer.render_chat(conversations, chat_params, *args, **kwargs)
         return await self._renderer.render_chat_async(conversations, chat_params, *args, **kwargs)
 
@@ -40,5 +40,5 @@ def _is_short(conversation: list[dict[str, Any]]) -> bool:
     contents = [message.get("content") for message in conversation]
     return (
         all(isinstance(content, str) for content in contents)
-        and sum(len(str(message)) for message in conversation) <= _SHORT
+        and sum(len(str(message)) for message in conversation) <= SHORT
     )
