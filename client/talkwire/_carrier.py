@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from talkwire._multiplex import CODES, CallBase, Failure, Metadata, Stopped
+from talkwire._multiplex import CODES, CallBase, Failure, Metadata, Stopped, failure, is_crowded
 from talkwire_proto.v1 import chat_pb2 as pb
 
 _NO_BEGINNING = "Internal error from Core"
@@ -94,6 +94,7 @@ class Carrier(Generic[C]):
         self._move = move
         self._numbers = Numbers()
         self._error: grpc.RpcError | None = None  # why it broke
+        self._crowded: pb.CallStatus | None = None  # why it moved
 
     def start(self, call: C, left: float | None) -> int:
         """Begin a call; return its number."""
@@ -102,7 +103,7 @@ class Carrier(Generic[C]):
             self.calls[number] = call
             self._send(_start(number, call.request, left))
         else:  # it broke just now
-            call.fail(_lost(self._error))
+            call.fail(failure(self._crowded) if self._crowded else _lost(self._error))
         return number
 
     def cancel(self, number: int, call: C) -> None:
@@ -120,15 +121,14 @@ class Carrier(Generic[C]):
     def take(self, message: pb.ChatMultiplexResponse) -> None:
         """Give calls what the server says of them."""
         for event in message.events:
-            if call := self.calls.get(event.call):
-                call.take(event)
+            call = self.calls.get(event.call)
             if event.HasField("status") and event.call in self.calls:
-                self._forget(event)
+                self._forget(event)  # first: the call may look for another stream at once
+            if call:
+                call.take(event)
 
     def end(self, error: grpc.RpcError | None) -> None:
         """End the calls that run, as the stream ended."""
-        if _lost(error).crowded:
-            self._move()
         self._break(error)
         self._send(None)
         for call in filter(None, [*self.calls.values()]):
@@ -144,6 +144,9 @@ class Carrier(Generic[C]):
         self._numbers.free(event.call)
         # Where it is unavailable another stream, maybe another server, is better for the next.
         left = CODES.get(event.status.code) is grpc.StatusCode.UNAVAILABLE
+        if left and self.open and is_crowded(event.status):
+            self._crowded = event.status
+            self._move()
         self.open = self.open and not left
         if not self.open:
             self.close_if_idle()

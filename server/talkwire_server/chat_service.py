@@ -14,7 +14,7 @@ from talkwire_server.answers import Answers
 from talkwire_server.callers import caller, caller_anew
 from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Delta, Engine
-from talkwire_server.errors import InvalidRequest, Violation
+from talkwire_server.errors import Crowded, InvalidRequest, Violation
 from talkwire_server.multiplex import Multiplex
 from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.outbox import Place
@@ -56,18 +56,18 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> None:
         """Answer many calls at once: what an engine's step made ready goes in one message."""
         stream_id = request_id(pb.ChatRequest(), _metadata(context, "x-request-id"))
-        feed = partial(self._feed, context)
-        multiplex = Multiplex(feed, partial(request_id, metadata_id=""))
-        with self._open_calls.enter(context, stream_id, multiplex.outbox.empty) as open_call:
-            async with statuses(context, stream_id):
-                await context.send_initial_metadata((("x-request-id", stream_id),))
+        async with self._admission.streaming(moves=bool(_metadata(context, MOVES))) as stays:
+            feed = partial(self._feed, context) if stays else _refuse_crowded
+            multiplex = Multiplex(feed, partial(request_id, metadata_id=""))
+            with self._open_calls.enter(context, stream_id, multiplex.outbox.empty) as open_call:
+                async with statuses(context, stream_id):
+                    await context.send_initial_metadata((("x-request-id", stream_id),))
 
-                async def send(message: pb.ChatMultiplexResponse) -> None:
-                    open_call.sending_since = monotonic()
-                    await context.write(message)
-                    open_call.sending_since = inf
+                    async def send(message: pb.ChatMultiplexResponse) -> None:
+                        open_call.sending_since = monotonic()
+                        await context.write(message)
+                        open_call.sending_since = inf
 
-                async with self._admission.streaming(moves=bool(_metadata(context, MOVES))):
                     await multiplex.serve(requests, send)
 
     async def CountTokens(
@@ -124,6 +124,10 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 # Admitted: from here on a retry by the client's channel would run it twice.
                 await context.send_initial_metadata((("x-request-id", call_id),))
                 yield deltas, open_call
+
+
+async def _refuse_crowded(*_: object) -> None:
+    raise Crowded
 
 
 def _metadata(context: Context, key: str) -> str:

@@ -163,7 +163,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ADAPTER_EXISTS: _ErrorReason.ValueType  # 18
     """ALREADY_EXISTS: another model has the id."""
     ERROR_REASON_CROWDED: _ErrorReason.ValueType  # 19
-    """UNAVAILABLE, for a ChatMultiplex alone whose metadata has x-talkwire-moves: of the server's processes that of this
+    """UNAVAILABLE, in a ChatMultiplex alone whose metadata has x-talkwire-moves: of the server's processes that of this
     connection has more such streams than another. A new connection may reach that.
     """
 
@@ -210,7 +210,7 @@ ERROR_REASON_MEDIA_NOT_FOUND: ErrorReason.ValueType  # 17
 ERROR_REASON_ADAPTER_EXISTS: ErrorReason.ValueType  # 18
 """ALREADY_EXISTS: another model has the id."""
 ERROR_REASON_CROWDED: ErrorReason.ValueType  # 19
-"""UNAVAILABLE, for a ChatMultiplex alone whose metadata has x-talkwire-moves: of the server's processes that of this
+"""UNAVAILABLE, in a ChatMultiplex alone whose metadata has x-talkwire-moves: of the server's processes that of this
 connection has more such streams than another. A new connection may reach that.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -94,7 +94,7 @@ class Admission:
         """Let one CountTokens in for the length of the block; see `Gate`."""
         return self._gate.counting(caller)
 
-    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[bool]:
         """Count a ChatMultiplex for the length of the block; see `Gate`."""
         return self._gate.streaming(moves=moves)
 

@@ -62,8 +62,8 @@ class Gate(Protocol):
         """
         ...
 
-    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:
-        """Count a ChatMultiplex for the length of the block, or raise Crowded if it can move."""
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[bool]:
+        """Count a ChatMultiplex for the length of the block; false if it should move, and can."""
         ...
 
     async def abort(self, call_id: str, caller: Caller) -> bool:
@@ -126,9 +126,9 @@ class LocalGate:
             self._counting[caller.name] -= 1
             self._counting += Counter()  # forgets those that have none
 
-    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[bool]:  # noqa: ARG002
         """Let it be: there is but this process."""
-        return nullcontext()
+        return nullcontext(enter_result=True)
 
     async def abort(self, call_id: str, caller: Caller) -> bool:
         """End a call that is inside, if it is the caller's own as far as anybody can tell."""

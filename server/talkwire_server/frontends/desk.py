@@ -7,7 +7,7 @@ from typing import Any
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import Gate
 from talkwire_server.engine import Call
-from talkwire_server.errors import CallError, Crowded
+from talkwire_server.errors import CallError
 from talkwire_server.frontends.messages import (
     Abort,
     Aborted,
@@ -18,6 +18,7 @@ from talkwire_server.frontends.messages import (
     Leave,
     Refused,
     Stream,
+    Streams,
 )
 
 
@@ -95,15 +96,14 @@ class Desk:
             self._send(Refused(asked.number, error))
 
     async def _stream(self, asked: Stream) -> None:
-        if asked.moves and any(other.streams < self.streams for other in self._others):
-            self._send(Refused(asked.number, Crowded()))
-            return
-        self.streams += 1
-        try:
-            self._send(Entered(asked.number, 0, 0.0))
-            await _left()
-        finally:
-            self.streams -= 1
+        stays = not (asked.moves and any(one.streams < self.streams for one in self._others))
+        self._send(Streams(asked.number, stays))
+        if stays:
+            self.streams += 1
+            try:
+                await _left()
+            finally:
+                self.streams -= 1
 
     async def _abort(self, asked: Abort) -> None:
         found = await self._gate.abort(asked.id, asked.caller)

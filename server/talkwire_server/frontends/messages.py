@@ -79,6 +79,13 @@ class Entered(NamedTuple):
     waited: float
 
 
+class Streams(NamedTuple):
+    """The ChatMultiplex is counted; or it should move."""
+
+    number: int
+    stays: bool
+
+
 class Refused(NamedTuple):
     """The call is not let in."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
@@ -20,6 +20,7 @@ from talkwire_server.frontends.messages import (
     Leave,
     Refused,
     Stream,
+    Streams,
 )
 
 
@@ -70,13 +71,17 @@ class RemoteGate:
             del self._calls[number]
             self._send(Leave(number, call.used))
 
-    def counting(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def counting(self, caller: Caller) -> AsyncIterator[None]:
         """Let one CountTokens in for the length of the block, or raise QueueFull."""
-        return self._during(Count(next(self._numbers), caller))
+        async with self._during(Count(next(self._numbers), caller)):
+            yield
 
-    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[None]:
-        """Count a ChatMultiplex for the length of the block, or raise Crowded if it can move."""
-        return self._during(Stream(next(self._numbers), moves))
+    @asynccontextmanager
+    async def streaming(self, *, moves: bool) -> AsyncIterator[bool]:
+        """Count a ChatMultiplex for the length of the block; false if it should move, and can."""
+        async with self._during(Stream(next(self._numbers), moves)) as answer:
+            yield answer.stays
 
     async def abort(self, call_id: str, caller: Caller) -> bool:
         """End a call that is inside, whichever process has it."""
@@ -88,7 +93,7 @@ class RemoteGate:
         for number in self._told.keys() & self._calls.keys():
             _tell(self._told[number], Refused(number, refusal()))
 
-    def take(self, message: Entered | Refused | Aborted | End) -> None:
+    def take(self, message: Entered | Refused | Streams | Aborted | End) -> None:
         """Take what the other process says."""
         if isinstance(message, End):
             if call := self._calls.get(message.number):
@@ -97,10 +102,9 @@ class RemoteGate:
             _tell(told, message)
 
     @asynccontextmanager
-    async def _during(self, question: Count | Stream) -> AsyncIterator[None]:
+    async def _during(self, question: Count | Stream) -> AsyncIterator[Any]:
         try:
-            await self._ask(question)
-            yield
+            yield await self._ask(question)
         finally:
             self._send(Leave(question.number))
 
@@ -113,7 +117,7 @@ class RemoteGate:
             del self._told[question.number]
 
 
-def _tell(told: asyncio.Future[Any], message: Entered | Refused | Aborted) -> None:
+def _tell(told: asyncio.Future[Any], message: Entered | Refused | Streams | Aborted) -> None:
     """Wake who waits, unless it was told or cancelled already, and has yet to run."""
     if told.done():
         return
