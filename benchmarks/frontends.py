@@ -1,10 +1,11 @@
 """What the frontend alone costs: the echo engine's answers through several servers.
 
-    python benchmarks/frontends.py [--levels 1,32,256] [--delay 0.025] [--out FILE]
+    python benchmarks/frontends.py [--levels 1,32,256] [--delay 0.025] [--frontends 4] [--out FILE]
                                                   (needs talkwire[bench]; all flags: --help)
 
 talkwire    `talkwire serve --engine echo`, asked by AsyncClient: each chat a call of its own, then
-            all chats of a client process over one call ("talkwire multiplexed")
+            all chats of a client process over one call ("talkwire multiplexed"); with --frontends
+            the latter of several processes, too ("talkwire multiplexed, 4 frontends")
 grpc        a bare grpc.aio server and the generated stub: the same messages, nothing checked
 sse         Starlette on uvicorn: the same words in OpenAI's chunks, asked by aiohttp
 
@@ -24,12 +25,12 @@ from load.sse_caller import SseCaller
 BASELINES = Path(__file__).parent / "load/baselines.py"
 
 
-def contenders(chats: Chats, delay: float) -> dict[str, Contender]:
+def contenders(chats: Chats, delay: float, frontends: int = 1) -> dict[str, Contender]:
     """Say how each server is started and asked."""
 
-    def talkwire(port: int) -> list[str]:
+    def talkwire(count: int, port: int) -> list[str]:
         flags = [f"--port={port}", f"--echo-delay={delay}", "--log-level=warning"]
-        return ["-m", "talkwire_server", "--engine=echo", *flags]
+        return ["-m", "talkwire_server", "--engine=echo", f"--frontends={count}", *flags]
 
     def baseline(kind: str, port: int) -> list[str]:
         return [str(BASELINES), kind, str(port), str(delay)]
@@ -40,7 +41,16 @@ def contenders(chats: Chats, delay: float) -> dict[str, Contender]:
                 "talkwire": lambda port: partial(TalkwireCaller, port, chats),
                 "talkwire multiplexed": lambda port: partial(MultiplexCaller, port, chats),
             },
-            command=talkwire,
+            command=partial(talkwire, 1),
+            serves=serves_grpc,
+        ),
+        "frontends": Contender(
+            ways={
+                f"talkwire multiplexed, {frontends} frontends": lambda port: partial(
+                    MultiplexCaller, port, chats
+                ),
+            },
+            command=partial(talkwire, frontends),
             serves=serves_grpc,
         ),
         "grpc": Contender(
@@ -60,10 +70,13 @@ def main() -> None:
     """Measure."""
     parser = options.parser(__doc__, ["talkwire", "grpc", "sse"], "1,8,32,64,128,256")
     parser.add_argument("--delay", type=float, default=0.025, help="of a word, s (%(default)s)")
+    parser.add_argument("--frontends", type=int, default=1, help="of one more, if more than 1")
     flags = parser.parse_args()
+    if flags.frontends > 1:
+        flags.servers += ",frontends"
     chats = Chats(texts(flags.tokens), flags.tokens)
     expected = Expected(chats, "stop", exact=True, texts=dict(enumerate(chats.prompts)))
-    servers = contenders(chats, flags.delay)
+    servers = contenders(chats, flags.delay, flags.frontends)
     options.run("frontends", flags, servers, expected, {"delay": flags.delay})
 
 

@@ -178,6 +178,7 @@ FAILURES: list[tuple[errors.CallError, type[talkwire.Error]]] = [
     (errors.ShuttingDown(), talkwire.Unavailable),
     (errors.SlowReader(30), talkwire.Error),
     (errors.EngineDead(), talkwire.Unavailable),
+    (errors.Crowded(), talkwire.Unavailable),
     (errors.EngineFailure(), talkwire.ServerError),
 ]
 

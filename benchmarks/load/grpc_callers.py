@@ -14,11 +14,11 @@ from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 
 
 class CountingChannel:
-    """A gRPC channel that counts the messages that come in over its streams."""
+    """A gRPC channel that has the messages counted that come in over its streams."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, counter: Any) -> None:
         self._channel = channel
-        self.messages = 0
+        self._counter = counter
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel, name)
@@ -35,24 +35,31 @@ class CountingChannel:
         decode: Callable[[bytes], Any] = options["response_deserializer"]
 
         def count(message: bytes) -> Any:
-            self.messages += 1
+            self._counter.messages += 1
             return decode(message)
 
         return {**options, "response_deserializer": count}
 
 
+class CountingClient(AsyncClient):
+    """A client that counts on all of its channels."""
+
+    messages = 0
+
+    def _open(self, *, anew: bool) -> Any:
+        return CountingChannel(super()._open(anew=anew), self)
+
+
 class GrpcCaller:
-    """What the callers over gRPC have in common: a channel that counts."""
+    """What the callers of a bare stub have in common: a channel that counts."""
+
+    messages = 0
+    """How many came."""
 
     def __init__(self, port: int, chats: Chats) -> None:
-        self._target = f"127.0.0.1:{port}"
         self._chats = chats
-        self._channel = CountingChannel(self._connect())
-
-    @property
-    def messages(self) -> int:
-        """How many came."""
-        return self._channel.messages
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self._channel: Any = CountingChannel(channel, self)
 
     async def __aenter__(self) -> Self:
         await self._channel.channel_ready()
@@ -61,27 +68,34 @@ class GrpcCaller:
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
-    def _connect(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(self._target)
 
-
-class TalkwireCaller(GrpcCaller):
+class TalkwireCaller:
     """Asks as users do, with `AsyncClient`; each chat is a call of its own."""
 
     options: Mapping[str, Any] = {}
 
     def __init__(self, port: int, chats: Chats) -> None:
-        super().__init__(port, chats)
-        channel: Any = self._channel
-        self._client = AsyncClient(
-            self._target,
-            channel=channel,
+        self._chats = chats
+        self._client = CountingClient(
+            f"127.0.0.1:{port}",
             timeout=inf,
             max_tokens=chats.tokens,
             temperature=0,
             ignore_eos=True,
             **self.options,
         )
+
+    @property
+    def messages(self) -> int:
+        """How many came."""
+        return self._client.messages
+
+    async def __aenter__(self) -> Self:
+        await self._client.channel.channel_ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
 
     async def ask(self, prompt: int) -> Reply:
         """Ask, and read it chunk by chunk."""
@@ -91,9 +105,6 @@ class TalkwireCaller(GrpcCaller):
         answer = stream.answer
         tokens = answer.usage.completion_tokens
         return Reply(prompt, begun, at, tokens, str(answer.finish_reason), answer.text)
-
-    def _connect(self) -> grpc.aio.Channel:
-        return AsyncClient(self._target, timeout=inf).channel
 
 
 class MultiplexCaller(TalkwireCaller):
@@ -107,8 +118,7 @@ class StubCaller(GrpcCaller):
 
     def __init__(self, port: int, chats: Chats) -> None:
         super().__init__(port, chats)
-        channel: Any = self._channel
-        self._stub: Any = ChatServiceStub(channel)
+        self._stub: Any = ChatServiceStub(self._channel)
 
     async def ask(self, prompt: int) -> Reply:
         """Ask, and read it message by message."""

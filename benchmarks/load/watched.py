@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -24,6 +25,7 @@ from talkwire_server import cli, options
 from talkwire_server.engine import Call, Delta, Engine, Sink
 from talkwire_server.lifetime import serve
 from talkwire_server.logs import start_logging
+from talkwire_server.server import Server
 from talkwire_server.settings import Settings
 
 RUNNING = "vllm:num_requests_running"
@@ -72,7 +74,8 @@ class Watched:
 async def serve_watched(settings: Settings, engine: Watched) -> None:
     """Serve until told to stop."""
     watching = asyncio.create_task(engine.watch())
-    await serve(settings, cast(Engine, engine), monotonic())
+    watched = cast(Engine, engine)
+    await serve(settings, watched, partial(Server, settings, watched), monotonic())
     watching.cancel()
 
 

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from talkwire._answer import Answer
 from talkwire._base import ClientBase, less
+from talkwire._carrier import Way
 from talkwire._conversation_async import AsyncConversation
 from talkwire._errors import (
     from_cancel,
@@ -175,13 +176,19 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
     def channel(self) -> grpc.aio.Channel:
         """The channel, made when first asked for."""
         if self._channel is None:
-            arguments = self._options.channel_arguments()
-            if self._options.tls:
-                credentials = self._options.tls.credentials()
-                self._channel = grpc.aio.secure_channel(self.target, credentials, arguments)
-            else:
-                self._channel = grpc.aio.insecure_channel(self.target, arguments)
+            self._channel = self._open(anew=False)
         return self._channel
+
+    def _open(self, *, anew: bool) -> grpc.aio.Channel:
+        arguments = self._options.channel_arguments(anew=anew)
+        if self._options.tls:
+            credentials = self._options.tls.credentials()
+            return grpc.aio.secure_channel(self.target, credentials, arguments)
+        return grpc.aio.insecure_channel(self.target, arguments)
+
+    def _another(self) -> "ChatServiceAsyncStub":
+        self._more.append(self._open(anew=True))
+        return ChatServiceStub(self._more[-1])
 
     @cached_property
     def stub(self) -> "ChatServiceAsyncStub":
@@ -193,12 +200,13 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         """What begins the call of a stream."""
         if not self._multiplex:
             return self.stub.ChatStream
-        return AsyncMultiplexer(self.stub, self._multiplex, self._options.retry).ChatStream
+        way = Way(self.stub, self._another if self._moves else None)
+        return AsyncMultiplexer(way, self._multiplex, self._options.retry).ChatStream
 
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""
-        if self._channel is not None:
-            await self._channel.close(None)
+        for channel in filter(None, (self._channel, *self._more)):
+            await channel.close(None)
 
     async def __aenter__(self) -> Self:
         return self

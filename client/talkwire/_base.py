@@ -76,6 +76,8 @@ class ClientBase(Generic[C]):
             channel_options=channel_options,
         )
         self._channel = channel
+        self._moves = channel is None  # else the connection is somebody else's choice
+        self._more: list[C] = []  # channels that streams moved to
         self._resume = resume
         self._multiplex = int(multiplex)
         self.options = defaults

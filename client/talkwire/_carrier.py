@@ -9,13 +9,49 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from talkwire._multiplex import CODES, CallBase, Failure, Metadata, Stopped
+from talkwire._multiplex import CODES, CallBase, Failure, Metadata, Stopped, failure, is_crowded
 from talkwire_proto.v1 import chat_pb2 as pb
 
 _NO_BEGINNING = "Internal error from Core"
 """grpc.aio's words for a stream that begins while its connection ends."""
 
 C = TypeVar("C", bound=CallBase)
+
+
+MOST_MOVES = 16
+_MOVES = ("x-talkwire-moves", "1")
+
+S = TypeVar("S", bound="Carrier[Any]")
+T = TypeVar("T")  # of a stub
+
+
+class Way(Generic[T]):
+    """The connection that new streams take.
+
+    A server of several processes says of a stream that another has fewer, if the stream says that
+    it can move. Which process has a connection is chance, so it moves a bounded number of times.
+
+    Args:
+        stub: On the first connection.
+        another: Makes one on a new connection; None where there can be no other.
+
+    """
+
+    def __init__(self, stub: T, another: Callable[[], T] | None) -> None:
+        self.stub = stub
+        self._another = another
+        self._left = MOST_MOVES
+
+    @property
+    def metadata(self) -> Metadata:
+        """What a stream says that can move."""
+        return (_MOVES,) if self._another and self._left else ()
+
+    def move(self) -> None:
+        """Take another connection from now on."""
+        if self._another and self._left:
+            self._left -= 1
+            self.stub = self._another()
 
 
 class Numbers:
@@ -43,15 +79,22 @@ class Carrier(Generic[C]):
 
     Args:
         send: Puts a request on its way; None takes leave of the server.
+        move: Has the next stream take another connection.
 
     """
 
-    def __init__(self, send: Callable[[pb.ChatMultiplexRequest | None], object]) -> None:
+    def __init__(
+        self,
+        send: Callable[[pb.ChatMultiplexRequest | None], object],
+        move: Callable[[], object],
+    ) -> None:
         self.calls: dict[int, C | None] = {}
         self.open = True
         self._send = send
+        self._move = move
         self._numbers = Numbers()
         self._error: grpc.RpcError | None = None  # why it broke
+        self._crowded: pb.CallStatus | None = None  # why it moved
 
     def start(self, call: C, left: float | None) -> int:
         """Begin a call; return its number."""
@@ -60,7 +103,7 @@ class Carrier(Generic[C]):
             self.calls[number] = call
             self._send(_start(number, call.request, left))
         else:  # it broke just now
-            call.fail(_lost(self._error))
+            call.fail(failure(self._crowded) if self._crowded else _lost(self._error))
         return number
 
     def cancel(self, number: int, call: C) -> None:
@@ -78,10 +121,11 @@ class Carrier(Generic[C]):
     def take(self, message: pb.ChatMultiplexResponse) -> None:
         """Give calls what the server says of them."""
         for event in message.events:
-            if call := self.calls.get(event.call):
-                call.take(event)
+            call = self.calls.get(event.call)
             if event.HasField("status") and event.call in self.calls:
-                self._forget(event)
+                self._forget(event)  # first: the call may look for another stream at once
+            if call:
+                call.take(event)
 
     def end(self, error: grpc.RpcError | None) -> None:
         """End the calls that run, as the stream ended."""
@@ -100,12 +144,12 @@ class Carrier(Generic[C]):
         self._numbers.free(event.call)
         # Where it is unavailable another stream, maybe another server, is better for the next.
         left = CODES.get(event.status.code) is grpc.StatusCode.UNAVAILABLE
+        if left and self.open and is_crowded(event.status):
+            self._crowded = event.status
+            self._move()
         self.open = self.open and not left
         if not self.open:
             self.close_if_idle()
-
-
-S = TypeVar("S", bound=Carrier[Any])
 
 
 class Pool(Generic[S]):

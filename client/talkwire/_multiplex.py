@@ -19,6 +19,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 REQUEST_ID = "x-request-id"
+CROWDED = "CROWDED"
 LARGE = 1 << 20  # bytes of a request that goes alone: if the server refuses it, others go on
 
 _ID = re.compile("[A-Za-z0-9._:-]{1,128}")  # servers heed no other that comes as metadata
@@ -101,7 +102,7 @@ class CallBase:
             self.begun = True
             self.id = event.admitted
         elif event.HasField("status"):
-            self.fail(_failure(event.status))
+            self.fail(failure(event.status))
 
     def fail(self, failure: Failure | None) -> None:
         """End the call; what came of it can still be read."""
@@ -122,7 +123,11 @@ class CallBase:
         """Return after how many seconds to try again, of those left; None: not at all."""
         if self._refused or not self.failure or self.failure.code() not in _PASSING:
             return None
-        seconds = self._tries.spend(self._tried, from_rpc(self.failure, "").retry_after)
+        error = from_rpc(self.failure, "")
+        if error.reason == CROWDED:
+            self._tried -= 1  # this was none: nobody looked at the call
+            return 0.0
+        seconds = self._tries.spend(self._tried, error.retry_after)
         self._refused = seconds is None or (left is not None and left <= seconds)
         return None if self._refused else seconds
 
@@ -164,7 +169,14 @@ def too_late() -> Failure:
     return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
 
-def _failure(status: pb.CallStatus) -> Failure | None:
+def is_crowded(status: pb.CallStatus) -> bool:
+    """Tell whether the call may find another connection better."""
+    told = failure(status)
+    return told is not None and from_rpc(told, "").reason == CROWDED
+
+
+def failure(status: pb.CallStatus) -> Failure | None:
+    """Say of a call what the server says; None if it ended well."""
     if not status.code:
         return None
     # CallStatus is google.rpc.Status, field by field.

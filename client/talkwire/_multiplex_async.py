@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from talkwire._carrier import Carrier, Pool
+from talkwire._carrier import Carrier, Pool, Way
 from talkwire._multiplex import (
     LARGE,
     CallBase,
@@ -29,10 +29,10 @@ _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
 class AsyncMultiplexer:
     """Makes calls that share streams; see `Pool` and `Tries`."""
 
-    def __init__(self, stub: "ChatServiceAsyncStub", most: int, retry: Retry | None) -> None:
-        self._stub = stub
+    def __init__(self, way: "Way[ChatServiceAsyncStub]", most: int, retry: Retry | None) -> None:
+        self._stub = way.stub
         self.tries = Tries(retry)
-        self.streams = Pool(most, lambda metadata: _Stream(stub, metadata))
+        self.streams = Pool(most, lambda metadata: _Stream(way, metadata))
 
     def ChatStream(
         self,
@@ -50,10 +50,11 @@ class AsyncMultiplexer:
 class _Stream(Carrier["AsyncCall"]):
     """One rpc and the calls on it."""
 
-    def __init__(self, stub: "ChatServiceAsyncStub", metadata: Metadata) -> None:
+    def __init__(self, way: "Way[ChatServiceAsyncStub]", metadata: Metadata) -> None:
         self._requests: asyncio.Queue[pb.ChatMultiplexRequest | None] = asyncio.Queue()
-        super().__init__(self._requests.put_nowait)
-        self._rpc = stub.ChatMultiplex(self._outgoing(), metadata=metadata)
+        super().__init__(self._requests.put_nowait, way.move)
+        metadata += way.metadata
+        self._rpc = way.stub.ChatMultiplex(self._outgoing(), metadata=metadata)
         self._reading = asyncio.create_task(self._read())
 
     async def _outgoing(self) -> AsyncIterator[pb.ChatMultiplexRequest]:

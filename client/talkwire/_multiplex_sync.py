@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from talkwire._carrier import Carrier, Pool
+from talkwire._carrier import Carrier, Pool, Way
 from talkwire._multiplex import (
     LARGE,
     CallBase,
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class Multiplexer:
     """Makes calls that share streams; see `Pool` and `Tries`."""
 
-    def __init__(self, stub: "ChatServiceStub", most: int, retry: Retry | None) -> None:
-        self._stub = stub
+    def __init__(self, way: "Way[ChatServiceStub]", most: int, retry: Retry | None) -> None:
+        self._stub = way.stub
         self.tries = Tries(retry)
         self._lock = Lock()
-        self._streams = Pool(most, lambda metadata: _Stream(stub, metadata))
+        self._streams = Pool(most, lambda metadata: _Stream(way, metadata))
 
     def ChatStream(
         self,
@@ -57,11 +57,12 @@ class Multiplexer:
 class _Stream(Carrier["Call"]):
     """One rpc and the calls on it. What its thread changes, too, is done under a lock."""
 
-    def __init__(self, stub: "ChatServiceStub", metadata: Metadata) -> None:
+    def __init__(self, way: "Way[ChatServiceStub]", metadata: Metadata) -> None:
         requests: SimpleQueue[pb.ChatMultiplexRequest | None] = SimpleQueue()
-        super().__init__(requests.put)
+        super().__init__(requests.put, way.move)
         self._lock = Lock()
-        self._rpc = stub.ChatMultiplex(iter(requests.get, None), metadata=metadata)
+        metadata += way.metadata
+        self._rpc = way.stub.ChatMultiplex(iter(requests.get, None), metadata=metadata)
         Thread(target=self._read, name="talkwire-multiplex", daemon=True).start()
 
     def start(self, call: "Call", left: float | None) -> int:

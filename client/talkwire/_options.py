@@ -108,8 +108,8 @@ class Options:
         """Seconds of a call's time, as gRPC wants it, that may go by without a connection."""
         return self.connect_timeout if timeout is None else min(self.connect_timeout, timeout)
 
-    def channel_arguments(self) -> list[tuple[str, Any]]:
-        """Return the channel arguments of gRPC."""
+    def channel_arguments(self, *, anew: bool = False) -> list[tuple[str, Any]]:
+        """Return the channel arguments of gRPC; `anew` for one more connection to the target."""
         from importlib.metadata import version  # takes a tenth of `import talkwire`
 
         arguments = [
@@ -128,6 +128,12 @@ class Options:
         ]
         if _is_local(self.target):
             arguments.append(("grpc.enable_http_proxy", 0))
+        if anew:
+            # Not the other channels', and closed when no stream has needed it for a while.
+            arguments += [
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.client_idle_timeout_ms", 10_000),
+            ]
         return [*arguments, *self.channel_options]
 
     def _service_config(self) -> dict[str, Any]:

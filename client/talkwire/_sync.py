@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from talkwire._answer import Answer
 from talkwire._base import ClientBase, less
+from talkwire._carrier import Way
 from talkwire._conversation_sync import Conversation
 from talkwire._errors import ConnectError, Error, from_cancel, from_rpc, no_connection, unheard, why
 from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
@@ -165,13 +166,19 @@ class Client(ClientBase[grpc.Channel]):
     def channel(self) -> grpc.Channel:
         """The channel, made when first asked for."""
         if self._channel is None:
-            arguments = self._options.channel_arguments()
-            if self._options.tls:
-                credentials = self._options.tls.credentials()
-                self._channel = grpc.secure_channel(self.target, credentials, arguments)
-            else:
-                self._channel = grpc.insecure_channel(self.target, arguments)
+            self._channel = self._open(anew=False)
         return self._channel
+
+    def _open(self, *, anew: bool) -> grpc.Channel:
+        arguments = self._options.channel_arguments(anew=anew)
+        if self._options.tls:
+            credentials = self._options.tls.credentials()
+            return grpc.secure_channel(self.target, credentials, arguments)
+        return grpc.insecure_channel(self.target, arguments)
+
+    def _another(self) -> ChatServiceStub:
+        self._more.append(self._open(anew=True))
+        return ChatServiceStub(self._more[-1])
 
     @cached_property
     def stub(self) -> ChatServiceStub:
@@ -183,13 +190,14 @@ class Client(ClientBase[grpc.Channel]):
         """What begins the call of a stream."""
         if not self._multiplex:
             return self.stub.ChatStream
-        return Multiplexer(self.stub, self._multiplex, self._options.retry).ChatStream
+        way = Way(self.stub, self._another if self._moves else None)
+        return Multiplexer(way, self._multiplex, self._options.retry).ChatStream
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""
         self._closed = True
-        if self._channel is not None:
-            self._channel.close()
+        for channel in filter(None, (self._channel, *self._more)):
+            channel.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,11 +14,14 @@ from talkwire_server.answers import Answers
 from talkwire_server.callers import caller, caller_anew
 from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Delta, Engine
-from talkwire_server.errors import InvalidRequest, Violation
+from talkwire_server.errors import Crowded, InvalidRequest, Violation
 from talkwire_server.multiplex import Multiplex
 from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.outbox import Place
 from talkwire_server.statuses import Context, statuses
+
+MOVES = "x-talkwire-moves"
+"""Metadata of a ChatMultiplex whose client would open another connection for it."""
 
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
@@ -53,18 +56,19 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> None:
         """Answer many calls at once: what an engine's step made ready goes in one message."""
         stream_id = request_id(pb.ChatRequest(), _metadata(context, "x-request-id"))
-        feed = partial(self._feed, context)
-        multiplex = Multiplex(feed, partial(request_id, metadata_id=""))
-        with self._open_calls.enter(context, stream_id, multiplex.outbox.empty) as open_call:
-            async with statuses(context, stream_id):
-                await context.send_initial_metadata((("x-request-id", stream_id),))
+        async with self._admission.streaming(moves=bool(_metadata(context, MOVES))) as stays:
+            feed = partial(self._feed, context) if stays else _refuse_crowded
+            multiplex = Multiplex(feed, partial(request_id, metadata_id=""))
+            with self._open_calls.enter(context, stream_id, multiplex.outbox.empty) as open_call:
+                async with statuses(context, stream_id):
+                    await context.send_initial_metadata((("x-request-id", stream_id),))
 
-                async def send(message: pb.ChatMultiplexResponse) -> None:
-                    open_call.sending_since = monotonic()
-                    await context.write(message)
-                    open_call.sending_since = inf
+                    async def send(message: pb.ChatMultiplexResponse) -> None:
+                        open_call.sending_since = monotonic()
+                        await context.write(message)
+                        open_call.sending_since = inf
 
-                await multiplex.serve(requests, send)
+                    await multiplex.serve(requests, send)
 
     async def CountTokens(
         self, request: pb.CountTokensRequest, context: Context
@@ -77,7 +81,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             who = caller(context)
             call = self._admission.check(call_id, chat, who)
             model = next(model for model in self._engine.models if model.id == call.model)
-            with self._admission.counting(who):
+            async with self._admission.counting(who):
                 prompt = await self._engine.render(call)
             return pb.CountTokensResponse(
                 prompt_tokens=len(prompt.token_ids),
@@ -92,10 +96,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             refuse_unknown(request)
             if not request.id:
                 raise InvalidRequest([Violation("id", "required", "REQUIRED")])
-            call = self._admission.running_call(request.id, caller(context))
-            if call:
-                call.end(pb.FINISH_REASON_ABORTED)
-            return pb.AbortResponse(found=call is not None)
+            found = await self._admission.abort(request.id, caller(context))
+            return pb.AbortResponse(found=found)
 
     async def _feed(
         self,
@@ -122,6 +124,10 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 # Admitted: from here on a retry by the client's channel would run it twice.
                 await context.send_initial_metadata((("x-request-id", call_id),))
                 yield deltas, open_call
+
+
+async def _refuse_crowded(*_: object) -> None:
+    raise Crowded
 
 
 def _metadata(context: Context, key: str) -> str:

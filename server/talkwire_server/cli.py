@@ -3,18 +3,20 @@
 import atexit
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvloop
 
-from talkwire_server import options
-from talkwire_server.echo import EchoEngine
-from talkwire_server.engine import Engine, StartError
+from talkwire_server import echo, options
+from talkwire_server.engine import Core, Engine, StartError
+from talkwire_server.frontends import Supervisor
 from talkwire_server.lifetime import fail, serve
 from talkwire_server.logs import start_logging
+from talkwire_server.server import Server
 from talkwire_server.settings import Settings
 
 
@@ -30,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     settings = options.parse(argv, os.environ)
     start_logging(settings.log_level, texts=settings.log_texts)
     try:
-        status = uvloop.run(serve(settings, _engine(settings), started))
+        status = uvloop.run(_serving(settings, started))
         if settings.engine == "vllm":
             _exit(status)
         return status
@@ -47,10 +49,26 @@ def _exit(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _serving(settings: Settings, started: float) -> Coroutine[Any, Any, int]:
+    """Import what is needed, before there is an event loop."""
+    if settings.frontends > 1:
+        core = _core(settings)
+        return serve(settings, core, partial(Supervisor, settings, core), started)
+    engine = _engine(settings)
+    return serve(settings, engine, partial(Server, settings, engine), started)
+
+
 def _engine(settings: Settings) -> Engine:
     if settings.engine == "echo":
-        names = settings.served_model_name or ("echo",)
-        return EchoEngine(names, settings.default_system, settings.echo_delay)
+        return echo.load(settings)
     from talkwire_server import vllm_engine
 
     return vllm_engine.load(settings)
+
+
+def _core(settings: Settings) -> Core:
+    if settings.engine == "echo":
+        return echo.core(settings)
+    from talkwire_server import vllm_engine
+
+    return vllm_engine.core(settings)

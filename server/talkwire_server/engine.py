@@ -1,6 +1,6 @@
 """What the service asks of an engine. Knows no vLLM, no sockets and no statuses."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol, TypeAlias
@@ -135,6 +135,11 @@ class Engine(Protocol):
         """How many requests it is working on."""
         ...
 
+    @property
+    def steps(self) -> int:
+        """How many steps it has made, as far as this process hears of them."""
+        ...
+
     async def launch(self) -> None:
         """Start loading, up to where a listening socket does no harm (processes are forked)."""
         ...
@@ -180,6 +185,48 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """End the engine and its processes, whatever state it is in. Idempotent."""
+        ...
+
+
+class Core(Protocol):
+    """What the engines of several processes share.
+
+    Its life: `launch`, then the engines of its seats are launched, too, each in a process of its
+    own, then `ready`, then `stop`; then it may be launched again. `failed` as with `Engine`.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """How many answers all of them generate at once."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What their processes need in the environment; known from `launch` on."""
+        ...
+
+    def seat(self, number: int, models: Sequence[pb.Model]) -> Callable[[], Engine]:
+        """Return what makes one of the engines, there. `models` are those of others that run."""
+        ...
+
+    def feel(self, number: int, unfinished: int, steps: int) -> None:
+        """Hear from one of the engines, about once a second."""
+        ...
+
+    async def launch(self) -> None:
+        """Start what they share."""
+        ...
+
+    async def ready(self) -> None:
+        """Return when it has loaded. Raises `StartError` when it never will."""
+        ...
+
+    async def failed(self) -> str:
+        """Return the reason when it has died; wait as long as it lives."""
+        ...
+
+    async def stop(self) -> None:
+        """End it and its processes, whatever state it is in. Idempotent."""
         ...
 
 

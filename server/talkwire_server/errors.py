@@ -18,6 +18,7 @@
     ├── ShuttingDown              UNAVAILABLE, the same
     ├── SlowReader                ABORTED
     ├── EngineDead                UNAVAILABLE
+    ├── Crowded                   UNAVAILABLE
     └── EngineFailure             INTERNAL
 
 Texts are for the caller's eyes. No path, stack or exception text of anything else gets out, but
@@ -28,6 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from string import printable
+from typing import Any
 from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
@@ -88,6 +90,10 @@ class CallError(Exception):
     def details(self) -> Iterable[Message]:
         """google.rpc details beside the ErrorInfo that every status has."""
         return ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be what it is in another process, too, without being made anew of a text alone."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class InvalidRequest(CallError):
@@ -272,6 +278,13 @@ class EngineDead(CallError):
 
     def __init__(self) -> None:
         super().__init__("the engine died")
+
+
+class Crowded(CallError):
+    """Of several processes that of this connection has more streams than another."""
+
+    def __init__(self) -> None:
+        super().__init__("another process of this server has fewer streams: connect anew")
 
 
 class EngineFailure(CallError):

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
 
-from talkwire_server.engine import Engine, StartError
+from talkwire_server.engine import Core, Engine, StartError
 from talkwire_server.errors import EngineDead
+from talkwire_server.frontends import Supervisor
 from talkwire_server.logs import log_unhandled
 from talkwire_server.server import Server
 from talkwire_server.settings import Settings
@@ -24,10 +25,16 @@ class EngineDied(Exception):
     """The engine died while it served. The message is one line for the operator."""
 
 
-async def serve(settings: Settings, engine: Engine, started: float) -> int:
+async def serve(
+    settings: Settings,
+    engine: Engine | Core,
+    make: Callable[[], Server | Supervisor],
+    started: float,
+) -> int:
     """Run a server until a signal asks it to stop; return the process's exit status.
 
-    `started` is when the process did, in `time.monotonic` seconds.
+    `make` makes it, once its engine is launched. `started` is when the process did, in
+    `time.monotonic` seconds.
 
     0: stopped as asked, every call finished. 1: the engine did not start or died, or calls were
     cut at the end of the grace.
@@ -37,7 +44,7 @@ async def serve(settings: Settings, engine: Engine, started: float) -> int:
     with stop_signals(on_eof=settings.stop_on_eof) as stop:
         try:
             await engine.launch()
-            return await _serve(settings, engine, stop, started)
+            return await _serve(settings, engine, make(), stop, started)
         except (StartError, EngineDied) as error:
             fail(settings, str(error))
             return 1
@@ -56,15 +63,23 @@ def fail(settings: Settings, reason: str) -> None:
             log.error("--termination-log: %s", error)
 
 
-async def _serve(settings: Settings, engine: Engine, stop: Stop, started: float) -> int:
-    server, restarts = Server(settings, engine), _Restarts(settings.restart_engine)
+async def _serve(
+    settings: Settings,
+    engine: Engine | Core,
+    server: Server | Supervisor,
+    stop: Stop,
+    started: float,
+) -> int:
+    restarts = _Restarts(settings.restart_engine)
+    if settings.exposed:
+        log.warning("%s", settings.exposed)
     try:
         await server.listen()
         log.info("listening on %s; loading", server.address)
         while True:
             if await _first(server.load(), stop.wait()) == 1:
                 return 0
-            names = ", ".join(model.id for model in engine.models)
+            names = ", ".join(model.id for model in server.models)
             log.info("serving %s on %s after %.1f s", names, server.address, monotonic() - started)
             try:
                 await _first(_death(engine), stop.wait())
@@ -85,16 +100,16 @@ async def _serve(settings: Settings, engine: Engine, stop: Stop, started: float)
         await server.close()
 
 
-async def _leave(server: Server, engine: Engine) -> int:
-    log.info("stopping; %d calls running", server.admission.running)
+async def _leave(server: Server | Supervisor, engine: Engine | Core) -> int:
+    log.info("stopping; %d calls running", server.running)
     await _first(_death(engine), server.drain())
-    cut = server.admission.running
+    cut = server.running
     if cut:
         log.warning("%d calls did not finish within the grace", cut)
     return 1 if cut else 0
 
 
-async def _death(engine: Engine) -> NoReturn:
+async def _death(engine: Engine | Core) -> NoReturn:
     raise EngineDied(f"the engine died: {await engine.failed()}")
 
 

@@ -1,8 +1,8 @@
 """A gRPC server around an engine: listen, load, drain, close. Knows no signals."""
 
 import asyncio
-import logging
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 
 from grpc_channelz.v1 import channelz
@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from talkwire_proto.v1 import chat_pb2, chat_pb2_grpc
 from talkwire_server.admin_service import AdminPort
-from talkwire_server.admission import Admission
+from talkwire_server.admission import Admission, Gate
 from talkwire_server.chat_service import ChatService
 from talkwire_server.decoding import Decoding
 from talkwire_server.describe import add_reflection
@@ -27,8 +27,6 @@ from talkwire_server.transit import Transit
 
 DAY = 86_400.0  # longer than any grace
 
-log = logging.getLogger("talkwire")
-
 SERVICES = tuple(
     chat_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("ChatService", "ModelService")
 )
@@ -37,12 +35,13 @@ SERVICES = tuple(
 class Server:
     """A gRPC server around an engine that was launched: nothing may fork beside it any more.
 
-    Health says SERVING from the end of `load` to the start of `drain`.
+    Health says SERVING from the end of `load` to the start of `drain`. A gate is given where
+    others have calls, too, that count.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, gate: Gate | None = None) -> None:
         self.address = settings.address(settings.port)
-        self.admission = Admission(engine, settings)
+        self.admission = Admission(engine, settings, gate)
         self._settings = settings
         self._engine = engine
         self._health = Health(SERVICES)
@@ -72,6 +71,16 @@ class Server:
         if settings.admin_port is not None:
             self.admin = AdminPort(engine, settings.admin_port, reflection=settings.reflection)
 
+    @property
+    def models(self) -> Sequence[chat_pb2.Model]:
+        """The models that it serves."""
+        return self._engine.models
+
+    @property
+    def running(self) -> int:
+        """How many calls run."""
+        return self.admission.running
+
     async def listen(self) -> None:
         """Open the socket. Health says NOT_SERVING and chats are refused as MODEL_LOADING."""
         if _is_served(self._settings.host):
@@ -79,8 +88,6 @@ class Server:
         for guard in self._guards:
             await guard.load()
         credentials = tls.credentials(self._settings)
-        if self._settings.exposed:
-            log.warning("%s", self._settings.exposed)
         try:
             port = (
                 self._grpc.add_secure_port(self.address, credentials)
@@ -100,6 +107,10 @@ class Server:
     async def load(self) -> None:
         """Wait for the engine, then let calls in."""
         await self._engine.ready()
+        self.open()
+
+    def open(self) -> None:
+        """Let calls in."""
         self.admission.open()
         self._health.set(SERVING)
 
@@ -150,7 +161,8 @@ def _is_served(host: str) -> bool:
 
 def _options(settings: Settings, room: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+        # A second server on the port must fail, not share it.
+        ("grpc.so_reuseport", int(settings.frontends > 1)),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # What is beyond waits at the client, unseen, or is refused without a word.
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams or max(1000, 2 * room)),

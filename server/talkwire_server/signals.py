@@ -88,6 +88,15 @@ def end_with_parent() -> None:
         threading.Thread(target=follow, name="end-with-parent", daemon=True).start()
 
 
+def leave_signals_to_parent() -> None:
+    """Have whoever asks for a stop ask the parent alone, and this process go on until it says so.
+
+    Ctrl-C reaches every process of a terminal, SIGTERM may reach every process of a unit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def serve_quietly() -> None:
     """Have Ctrl-C, which reaches every process of a terminal, end the parent alone.
 

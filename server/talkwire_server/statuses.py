@@ -13,6 +13,7 @@ from talkwire_server.errors import (
     AdapterExists,
     CallError,
     ContextLengthExceeded,
+    Crowded,
     DeadlineUnreachable,
     EngineDead,
     EngineFailure,
@@ -65,6 +66,7 @@ STATUSES: Mapping[type[CallError], tuple[grpc.StatusCode, pb.ErrorReason.ValueTy
     ShuttingDown: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SHUTTING_DOWN),
     SlowReader: (grpc.StatusCode.ABORTED, pb.ERROR_REASON_SLOW_READER),
     EngineDead: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_ENGINE_DEAD),
+    Crowded: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_CROWDED),
     EngineFailure: (grpc.StatusCode.INTERNAL, pb.ERROR_REASON_ENGINE_FAILURE),
 }
 

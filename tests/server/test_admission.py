@@ -14,7 +14,7 @@ from support import RunningServer, calling, make, running, trailers
 from talkwire import InvalidRequest, Overloaded, Timeout
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
-from talkwire_server.admission import Admission
+from talkwire_server.admission import Admission, LocalGate
 from talkwire_server.admission.estimates import size
 from talkwire_server.callers import Caller
 from talkwire_server.echo import EchoEngine
@@ -436,7 +436,8 @@ async def test_callers_that_are_gone_are_forgotten() -> None:
         async with door.enter("1", pb.ChatRequest(query="x"), Caller(name=str(number))):
             await asyncio.sleep(0)
 
-    assert len(door._accounts._accounts) < 20
+    assert isinstance(door._gate, LocalGate)
+    assert len(door._gate._accounts._accounts) < 20
 
 
 async def test_the_client_waits_as_it_is_told() -> None:

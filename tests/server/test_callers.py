@@ -25,30 +25,33 @@ def test_an_address_is_one_caller(peer: str, name: str) -> None:
     assert _host(peer) == name
 
 
-def test_counting_has_its_own_bounds() -> None:
+async def test_counting_has_its_own_bounds() -> None:
     """As many at once as places, and of a caller as many as it may have calls."""
     admission = Admission(EchoEngine(["echo"], "", 0), Settings(max_running_requests=2))
     ada, bob, eve = (Caller(name=name, max_running=1) for name in ("ada", "bob", "eve"))
 
-    with admission.counting(ada):
-        with pytest.raises(QueueFull), admission.counting(ada):
-            pass
-        with admission.counting(bob), pytest.raises(QueueFull), admission.counting(eve):
-            pass
-        with admission.counting(eve):
-            pass
-    with admission.counting(ada):
-        pass
+    async with admission.counting(ada):
+        assert await refused(admission, ada)
+        async with admission.counting(bob):
+            assert await refused(admission, eve)
+        assert not await refused(admission, eve)
+    assert not await refused(admission, ada)
 
 
-def test_counting_keeps_to_the_servers_limit_of_a_caller() -> None:
+async def test_counting_keeps_to_the_servers_limit_of_a_caller() -> None:
     """Where a caller has none of its own, `--max-running-per-caller` leaves room for others."""
     settings = Settings(max_running_requests=2, max_running_per_caller=1)
     admission = Admission(EchoEngine(["echo"], "", 0), settings)
     ada, bob = Caller(name="ada"), Caller(name="bob")
 
-    with admission.counting(ada):
-        with pytest.raises(QueueFull), admission.counting(ada):
-            pass
-        with admission.counting(bob):
-            pass
+    async with admission.counting(ada):
+        assert await refused(admission, ada)
+        assert not await refused(admission, bob)
+
+
+async def refused(admission: Admission, caller: Caller) -> bool:
+    try:
+        async with admission.counting(caller):
+            return False
+    except QueueFull:
+        return True

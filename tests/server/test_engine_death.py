@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -10,6 +11,7 @@ import pytest
 from talkwire import Answer, AsyncClient, Unavailable
 from talkwire_server.echo import EchoEngine
 from talkwire_server.lifetime import serve
+from talkwire_server.server import Server
 from talkwire_server.settings import Settings
 
 REASON = "the engine died: struck by lightning"
@@ -61,13 +63,15 @@ async def test_the_server_ends_with_its_engine(
     engine.loaded.set()
     settings = Settings(host=f"unix:{tmp_path}/socket", termination_log=str(why))
     with caplog.at_level(logging.ERROR, "talkwire"):
-        serving = asyncio.create_task(serve(settings, engine, monotonic()))
+        serving = asyncio.create_task(
+            serve(settings, engine, partial(Server, settings, engine), monotonic())
+        )
         async with AsyncClient(settings.host, retry=None) as client:
             await client.ready(timeout=60)
-            partial = await strike(client, engine)
+            begun = await strike(client, engine)
         status = await serving
 
-    assert partial.text.startswith("word")
+    assert begun.text.startswith("word")
     assert status == 1
     assert caplog.messages == [REASON]
     assert why.read_text() == f"{REASON}\n"
@@ -78,7 +82,9 @@ async def test_an_engine_is_started_anew_as_often_as_said(tmp_path: Path) -> Non
     engine = Mortal()
     engine.loaded.set()
     settings = Settings(host=f"unix:{tmp_path}/socket", restart_engine=2)
-    serving = asyncio.create_task(serve(settings, engine, monotonic()))
+    serving = asyncio.create_task(
+        serve(settings, engine, partial(Server, settings, engine), monotonic())
+    )
     async with AsyncClient(settings.host, retry=None) as client:
         for _ in range(2):
             await client.ready(timeout=60)
@@ -103,7 +109,7 @@ async def test_a_termination_log_that_cannot_be_written_costs_no_more_than_a_lin
     engine.dead.set()
     settings = Settings(host=f"unix:{tmp_path}/socket", termination_log=str(tmp_path))
     with caplog.at_level(logging.ERROR, "talkwire"):
-        status = await serve(settings, engine, monotonic())
+        status = await serve(settings, engine, partial(Server, settings, engine), monotonic())
 
     assert status == 1
     assert caplog.messages[0] == REASON

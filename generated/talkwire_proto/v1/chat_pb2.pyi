@@ -162,6 +162,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND + BadRequest: no such cache_id here; send the bytes."""
     ERROR_REASON_ADAPTER_EXISTS: _ErrorReason.ValueType  # 18
     """ALREADY_EXISTS: another model has the id."""
+    ERROR_REASON_CROWDED: _ErrorReason.ValueType  # 19
+    """UNAVAILABLE, in a ChatMultiplex alone whose metadata has x-talkwire-moves: of the server's processes that of this
+    connection has more such streams than another. A new connection may reach that.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """google.rpc.ErrorInfo.reason (without the prefix); domain is "talkwire". In the schema so that
@@ -205,6 +209,10 @@ ERROR_REASON_MEDIA_NOT_FOUND: ErrorReason.ValueType  # 17
 """NOT_FOUND + BadRequest: no such cache_id here; send the bytes."""
 ERROR_REASON_ADAPTER_EXISTS: ErrorReason.ValueType  # 18
 """ALREADY_EXISTS: another model has the id."""
+ERROR_REASON_CROWDED: ErrorReason.ValueType  # 19
+"""UNAVAILABLE, in a ChatMultiplex alone whose metadata has x-talkwire-moves: of the server's processes that of this
+connection has more such streams than another. A new connection may reach that.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -1,6 +1,7 @@
 """The door: which calls may run, how many do, and who goes next. Knows no sockets.
 
-admission.py   checks a call and lets it in for the length of a block, or says why not
+admission.py   checks a call and has it pass the gate, for the length of a block, or says why not
+gate.py        knows who is inside; one for all processes of a server
 door.py        holds the places in which calls run, and those who wait for one
 fair_queue.py  says who of them goes next, and who gives way where too many wait
 accounts.py    counts what each caller has inside, and what it may still spend
@@ -9,5 +10,6 @@ pace.py        estimates waits
 """
 
 from talkwire_server.admission.admission import Admission, request_id
+from talkwire_server.admission.gate import Bounds, Gate, LocalGate
 
-__all__ = ["Admission", "request_id"]
+__all__ = ["Admission", "Bounds", "Gate", "LocalGate", "request_id"]

@@ -1,18 +1,14 @@
-"""Which calls may run: checks each, counts them, and lets them in. Knows no sockets."""
+"""Which calls may run: checks each, and has it pass the gate. Knows no sockets."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from time import monotonic
 from uuid import uuid4
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import estimates
-from talkwire_server.admission.accounts import Accounts
-from talkwire_server.admission.door import Door
-from talkwire_server.admission.fair_queue import Size
-from talkwire_server.admission.pace import Pace
+from talkwire_server.admission.gate import Bounds, Gate, LocalGate
 from talkwire_server.callers import Caller
 from talkwire_server.checks import REQUEST_ID, violations
 from talkwire_server.engine import Call, Engine
@@ -22,8 +18,6 @@ from talkwire_server.errors import (
     ModelLoading,
     ModelNotFound,
     PermissionDenied,
-    QueueFull,
-    RequestIdInUse,
     ShuttingDown,
     UnsupportedFeature,
     Violation,
@@ -34,21 +28,15 @@ from talkwire_server.settings.admission import AdmissionSettings
 class Admission:
     """Closed at first (the model is loading), then open, at last closed for good (draining)."""
 
-    def __init__(self, engine: Engine, settings: AdmissionSettings) -> None:
-        places = settings.max_running_requests or engine.capacity + -(-engine.capacity // 8)
-        queued = settings.max_queued_requests
-        # So that overload adds half to the time of an answer, and no more.
-        queued = -(-places // 2) if queued is None else queued
-        tokens = settings.max_queued_tokens or 16384 * max(1, queued)
-        pace = Pace()
+    def __init__(
+        self, engine: Engine, settings: AdmissionSettings, gate: Gate | None = None
+    ) -> None:
+        bounds = Bounds.of(engine.capacity, settings)
         self._engine = engine
-        self.room = places + queued  # for calls inside
-        self._places = places
-        self._most_counting = settings.max_running_per_caller or places
-        self._door = Door(places, queued, Size(tokens, settings.max_queued_bytes), pace)
-        self._accounts = Accounts(settings, pace)
-        self._inside: dict[str, tuple[Call, Caller]] = {}
-        self._counting = Counter[str]()
+        self._places = bounds.places
+        self.room = bounds.places + bounds.queued  # for calls inside
+        self._gate = gate or LocalGate(bounds, settings)
+        self._inside = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusal: Callable[[], CallError] | None = ModelLoading
@@ -56,12 +44,12 @@ class Admission:
     @property
     def running(self) -> int:
         """How many calls are inside, but for those that wait."""
-        return len(self._inside) - self._door.waiting
+        return self._inside - self._gate.waiting
 
     @property
     def waiting(self) -> int:
         """How many calls wait for a place."""
-        return self._door.waiting
+        return self._gate.waiting
 
     def open(self) -> None:
         """Let calls in."""
@@ -95,38 +83,24 @@ class Admission:
         are the seconds until its deadline.
         """
         call = self.check(call_id, request, caller, final_only=final_only)
-        if call_id in self._inside:
-            raise RequestIdInUse(call_id)
         model = next(model for model in self._engine.models if model.id == call.model)
         size = estimates.size(request, model.max_context_tokens)
         held = estimates.used(call, model, size.tokens)
-        with self._accounts.charging(caller, call, held), _time_limit(call):
-            self._inside[call_id] = call, caller
-            self._idle.clear()
-            try:
-                await self._door.enter(call, caller, size, self._accounts.weights, left)
+        with self._counted(), _time_limit(call):
+            async with self._gate.entering(call, caller, size, held, left):
                 yield call
-            finally:
-                self._door.leave(call)
-                del self._inside[call_id]
-                if not self._inside:
-                    self._idle.set()
 
-    @contextmanager
-    def counting(self, caller: Caller) -> Iterator[None]:
-        """Let one CountTokens in for the length of the block, beside the calls, or raise QueueFull.
+    def counting(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """Let one CountTokens in for the length of the block; see `Gate`."""
+        return self._gate.counting(caller)
 
-        There may be as many as there are places, and of a caller as many as it may have calls.
-        """
-        most = caller.max_running or self._most_counting
-        if self._counting.total() >= self._places or self._counting[caller.name] >= most:
-            raise QueueFull
-        self._counting[caller.name] += 1
-        try:
-            yield
-        finally:
-            self._counting[caller.name] -= 1
-            self._counting += Counter()  # forgets those that have none
+    def streaming(self, *, moves: bool) -> AbstractAsyncContextManager[bool]:
+        """Count a ChatMultiplex for the length of the block; see `Gate`."""
+        return self._gate.streaming(moves=moves)
+
+    async def abort(self, call_id: str, caller: Caller) -> bool:
+        """End a call that is inside; see `Gate`."""
+        return await self._gate.abort(call_id, caller)
 
     def check(
         self, call_id: str, request: pb.ChatRequest, caller: Caller, *, final_only: bool = False
@@ -147,15 +121,20 @@ class Admission:
             raise PermissionDenied(name)
         return Call(call_id, name, request, final_only)
 
-    def running_call(self, call_id: str, caller: Caller) -> Call | None:
-        """Find a call that is inside, if it is the caller's own as far as anybody can tell."""
-        call, owner = self._inside.get(call_id, (None, caller))
-        own = caller.name == owner.name or (caller.is_address and owner.is_address)
-        return call if own else None
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._inside += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._idle.set()
 
     def _refuse(self, refusal: Callable[[], CallError]) -> None:
         self._refusal = refusal
-        self._door.refuse(refusal)
+        self._gate.refuse(refusal)
 
     def _too_many(self, request: pb.ChatRequest) -> Iterator[Violation]:
         if request.n > self._places:

@@ -72,6 +72,7 @@ class EchoEngine:
         ]
         self.capacity = CAPACITY
         self.unfinished = 0
+        self.steps = 0
         self._default_system = default_system
         self._clock = _Clock(delay) if delay else None
 

@@ -13,6 +13,13 @@ class ListenSettings(Group):
 
     host: str = flag("127.0.0.1", "address, or unix:PATH")
     port: int = flag(50051, "0 takes a free one", at_least=0, at_most=65535)
+    frontends: int = flag(
+        1,
+        "processes that serve the port, on one engine; each is a core of Python",
+        at_least=1,
+        at_most=256,
+        metavar="N",
+    )
     admin_port: int | None = flag(
         None, "serve the AdminService on 127.0.0.1", at_least=0, at_most=65535
     )
@@ -32,9 +39,14 @@ class ListenSettings(Group):
     stop_on_eof: bool = flag(False, "stop, too, when standard input ends")
 
     def faults(self) -> Iterator[str]:
-        """Find a host that is none."""
+        """Find a host that is none, and what several processes cannot share."""
         if not self.host:
             yield "--host must not be empty"
+        if self.frontends > 1:
+            if self.host.startswith("unix:"):
+                yield "--frontends takes no --host unix:PATH, which one process alone can serve"
+            if self.admin_port is not None:
+                yield "--frontends takes no --admin-port: the adapters of one only would change"
 
     @property
     def is_local(self) -> bool:

@@ -2,24 +2,58 @@
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from talkwire_server import model
-from talkwire_server.engine import Engine, StartError
+from talkwire_server.engine import Core, Engine, StartError
+from talkwire_server.frontends import nursery
 from talkwire_server.settings import Settings
+
+if TYPE_CHECKING:
+    from talkwire_server.vllm_engine.seat import Seat
 
 log = logging.getLogger("talkwire")
 
 
-def load(settings: Settings) -> Engine:
+def load(settings: Settings, seat: "Seat | None" = None) -> Engine:
     """Import vLLM (about ten seconds) and configure an engine; nothing is started yet.
+
+    With a seat it will be one of several, on a core that they share.
 
     Raises:
         StartError: vLLM is not installed, or the model or a flag is wrong.
 
     """
+    path = _prepare(settings)
+    from talkwire_server.vllm_engine.config import chat_template, configure, served_names
+    from talkwire_server.vllm_engine.engine import VllmEngine
+    from talkwire_server.vllm_engine.engine_options import check_engine_options
+    from talkwire_server.vllm_engine.parsers import check_parsers
+
+    names = served_names(settings, path)
+    config = configure(settings, path, names, seat.number if seat else 0)
+    check_parsers(settings, config)
+    check_engine_options(settings.engine_options)
+    return VllmEngine(config, names, settings, chat_template(settings), seat)
+
+
+def core(settings: Settings) -> Core:
+    """Import vLLM and configure what engines of several processes share. Raises `StartError`."""
+    path = _prepare(settings, begin=lambda: nursery.begin("talkwire_server.vllm_engine.preload"))
+    from talkwire_server.vllm_engine.config import configure, served_names
+    from talkwire_server.vllm_engine.core import VllmCore
+
+    config = configure(settings, path, served_names(settings, path), -1)
+    return VllmCore(config, settings)
+
+
+def _prepare(settings: Settings, begin: Callable[[], None] = lambda: None) -> str:
+    """Have all ready for the import of vLLM; return where the model is."""
     build, on_cpu = installed()
     try:
         path = settings.model or str(model.prepare())
@@ -27,18 +61,11 @@ def load(settings: Settings) -> Engine:
         raise StartError(str(error)) from None
     for key, value in environment(settings, path, on_cpu=on_cpu).items():
         os.environ.setdefault(key, value)  # the operator's own goes first
-    log.info("importing vLLM %s", build)
-    quiet(settings)
-    from talkwire_server.vllm_engine.config import chat_template, configure, served_names
-    from talkwire_server.vllm_engine.engine import VllmEngine
-    from talkwire_server.vllm_engine.engine_options import check_engine_options
-    from talkwire_server.vllm_engine.parsers import check_parsers
-
-    names = served_names(settings, path)
-    config = configure(settings, path, names)
-    check_parsers(settings, config)
-    check_engine_options(settings.engine_options)
-    return VllmEngine(config, names, settings, chat_template(settings))
+    if "vllm" not in sys.modules:
+        log.info("importing vLLM %s", build)
+    begin()
+    quiet(settings.log_level)
+    return path
 
 
 def installed() -> tuple[str, bool]:
@@ -77,13 +104,13 @@ def environment(settings: Settings, path: str, *, on_cpu: bool) -> dict[str, str
     return wanted
 
 
-def quiet(settings: Settings) -> None:
+def quiet(log_level: str) -> None:
     """Keep vLLM's advice during the start out of the log, unless the log is wanted whole.
 
     What goes wrong is still said; `VllmEngine.ready` lets warnings through again.
     """
-    if settings.log_level != "debug":
-        logging.getLogger("vllm").setLevel(logging.ERROR)
+    logging.getLogger("vllm").setLevel(logging.NOTSET if log_level == "debug" else logging.ERROR)
+    if log_level != "debug":
         # A stack for each model that it cannot import; `missing.py` says why in one line.
         logging.getLogger("vllm.model_executor.models.registry").setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\..*")

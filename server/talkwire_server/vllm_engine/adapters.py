@@ -62,7 +62,7 @@ class Adapters:
 
     def __init__(self, config: LoRAConfig | None, bases: Sequence[pb.Model]) -> None:
         self._config = config
-        self._room = _room(config) if config else 0
+        self._room = room(config) if config else 0
         self._bases = bases
         self._llm: AsyncLLM | None = None
         self._started = False
@@ -217,7 +217,7 @@ def defaults(modules: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _room(config: LoRAConfig) -> int:
+def room(config: LoRAConfig) -> int:
     """Say how many adapters vLLM can hold. On a CPU: widen it by the slot that stays empty."""
     if not current_platform.is_cpu():
         return int(config.max_cpu_loras)

@@ -48,8 +48,8 @@ _MEDIA = {
 }
 
 
-def configure(settings: Settings, path: str, names: Sequence[str]) -> VllmConfig:
-    """Make vLLM's configuration.
+def configure(settings: Settings, path: str, names: Sequence[str], number: int = 0) -> VllmConfig:
+    """Make vLLM's configuration: of one of its frontends, or with -1 of what they share.
 
     Raises:
         StartError: The model or a flag is wrong.
@@ -69,9 +69,9 @@ def configure(settings: Settings, path: str, names: Sequence[str]) -> VllmConfig
         # One process for engine and worker, and all cores for its threads.
         flags.distributed_executor_backend = flags.distributed_executor_backend or "uni"
     try:
-        return AsyncEngineArgs.from_cli_args(flags).create_engine_config(
-            UsageContext.OPENAI_API_SERVER
-        )
+        made = AsyncEngineArgs.from_cli_args(flags)
+        made._api_process_count, made._api_process_rank = settings.frontends, number
+        return made.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (ValidationError, ValueError, OSError, ImportError, RuntimeError, VLLMError) as error:
         text = missing(error) or _first_line(error)
         raise StartError(f"vLLM cannot serve {path}: {text}") from error
@@ -84,6 +84,13 @@ def input_modalities(config: VllmConfig) -> list[str]:
         return ["text"]
     limits = MULTIMODAL_REGISTRY.get_processing_info(model_config).allowed_mm_limits
     return ["text", *(kind for kind, names in _MEDIA.items() if any(map(limits.get, names)))]
+
+
+def capacity(config: VllmConfig) -> int:
+    """Say how many sequences vLLM's schedulers run at once."""
+    scheduler = config.scheduler_config
+    most: int = scheduler.max_num_active_seqs or scheduler.max_num_seqs
+    return most * int(config.parallel_config.data_parallel_size)
 
 
 def default_sampling(config: VllmConfig) -> pb.Sampling:

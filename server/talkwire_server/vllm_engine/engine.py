@@ -5,15 +5,15 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import chain, islice
 from math import inf
 from tempfile import TemporaryDirectory
 
 from vllm.config import VllmConfig
 from vllm.envs import disable_envs_cache, enable_envs_cache
-from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -27,7 +27,7 @@ from talkwire_server.media import MediaStore, media_in
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
 from talkwire_server.vllm_engine.adapters import Adapters
-from talkwire_server.vllm_engine.config import default_sampling, input_modalities
+from talkwire_server.vllm_engine.config import capacity, default_sampling, input_modalities
 from talkwire_server.vllm_engine.constraints import Constraints
 from talkwire_server.vllm_engine.failures import generating
 from talkwire_server.vllm_engine.generation import Generation
@@ -39,11 +39,11 @@ from talkwire_server.vllm_engine.parsers import tool_parser
 from talkwire_server.vllm_engine.prompt import Prompts
 from talkwire_server.vllm_engine.pulse import Pulse
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
+from talkwire_server.vllm_engine.seat import Seat, settle
+from talkwire_server.vllm_engine.starting import POLL, choose_start
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
-
-_POLL = 0.25  # seconds
 
 
 class VllmEngine:
@@ -55,8 +55,10 @@ class VllmEngine:
         names: Sequence[str],
         settings: Settings,
         chat_template: str | None,
+        seat: Seat | None = None,
     ) -> None:
         self._config = config
+        self._seat = seat
         self._settings = settings
         self._chat_template = chat_template
         self._building: Future[AsyncLLM] = Future()
@@ -103,57 +105,69 @@ class VllmEngine:
     @property
     def capacity(self) -> int:
         """How many sequences vLLM's schedulers run at once."""
-        scheduler = self._config.scheduler_config
-        most: int = scheduler.max_num_active_seqs or scheduler.max_num_seqs
-        return most * int(self._config.parallel_config.data_parallel_size)
+        return capacity(self._config)
 
     @property
     def unfinished(self) -> int:
         """How many requests vLLM has not finished."""
         return self._llm.get_num_unfinished_requests() if self._llm else 0
 
-    async def launch(self) -> None:
-        """Build the AsyncLLM in a thread; return when its process is forked.
+    @property
+    def steps(self) -> int:
+        """How many steps vLLM told this process of."""
+        return self._pulse.steps
 
-        A process must not be forked beside a live gRPC server, so only the CPU's single engine
-        process is, and only the first: forked, it need not import vLLM again, which takes ten
-        seconds.
-        """
+    async def launch(self) -> None:
+        """Build the AsyncLLM in a thread; return when its process is forked."""
         disable_envs_cache()
         self._launches += 1
         self._pulse.quiet = 0.0
-        parallel = self._config.parallel_config
-        fork = current_platform.is_cpu() and parallel.data_parallel_size == 1
-        if fork:
-            fork = self._launches == 1
-            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if fork else "spawn"
-        self._config.cache_config.num_gpu_blocks = None  # else vLLM adds to the last engine's
+        fork = choose_start(self._config, first=self._launches == 1 and not self._seat)
+        if self._seat:
+            self._start_building()
+            return
         self._sockets = TemporaryDirectory(prefix="talkwire-")  # vLLM leaves them lying
         os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         log.info("starting the engine")
         self._trials.launch(fork=self._launches == 1)
         others = len(multiprocessing.active_children())
-        threading.Thread(target=self._build, name="build-engine", daemon=True).start()
+        self._start_building()
         # vLLM tells nobody when it has forked.
         while fork and not (  # noqa: ASYNC110
             len(multiprocessing.active_children()) > others or self._building.done()
         ):
             await asyncio.sleep(0.02)
 
+    def _start_building(self) -> None:
+        threading.Thread(target=self._build, name="build-engine", daemon=True).start()
+
     def _build(self) -> None:
         building = self._building
         building.set_running_or_notify_cancel()  # whoever waits may be cancelled, not this
         shield_children()
         try:
-            llm = AsyncLLM.from_vllm_config(
-                self._config,
-                usage_context=UsageContext.OPENAI_API_SERVER,
-                stat_loggers=[self._pulse],
+            llm = self._seated(
+                partial(
+                    AsyncLLM.from_vllm_config,
+                    self._config,
+                    usage_context=UsageContext.OPENAI_API_SERVER,
+                    stat_loggers=[self._pulse],
+                )
             )
         except BaseException as error:
             building.set_exception(error)
         else:
             building.set_result(llm)
+
+    def _seated(self, build: Callable[..., AsyncLLM]) -> AsyncLLM:
+        if self._seat is None:
+            return build()
+        return self._seat.take_over(build, self._config) if self._late else self._seat.take(build)
+
+    @property
+    def _late(self) -> bool:
+        """Whether it joins others that have begun."""
+        return bool(self._seat and self._seat.context and self._launches == 1)
 
     async def ready(self) -> None:
         """Wait for the AsyncLLM, and render once."""
@@ -163,6 +177,8 @@ class VllmEngine:
         except Exception as error:
             text = missing(error) or f"{error} (the log above has the cause)"
             raise StartError(f"the engine did not start: {text}") from error
+        if self._late:
+            await settle(llm)
         if "generate" not in await llm.get_supported_tasks():
             raise StartError(f"{self._config.model_config.model} does not generate text")
         config = self._config.model_config
@@ -189,13 +205,14 @@ class VllmEngine:
 
     async def failed(self) -> str:
         """Wait until vLLM says that its engine is dead, or the engine makes no step with work."""
-        limit = self._settings.engine_stall_timeout or inf
+        # Of several only their core can tell: a step is told to but one.
+        limit = inf if self._seat else self._settings.engine_stall_timeout or inf
         while True:
-            await asyncio.sleep(_POLL)  # vLLM has no event for it
-            if self._llm and (self._llm.errored or not self._trials.alive):
+            await asyncio.sleep(POLL)  # vLLM has no event for it
+            if self._llm and (self._llm.errored or not (self._seat or self._trials.alive)):
                 return self._cause()
             if self.unfinished:  # what left unanswered was no step
-                self._pulse.quiet += _POLL
+                self._pulse.quiet += POLL
             if self._pulse.quiet > limit:
                 kill_children()
                 return f"it made no step for {limit:g} s, with {self.unfinished} requests in it"

@@ -14,6 +14,7 @@ class Pulse(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not read
 
     def __init__(self) -> None:
         self.quiet = 0.0  # seconds
+        self.steps = 0
 
     def __call__(self, *_config: object) -> "Pulse":
         """Be the logger of whatever engine there is: vLLM asks for a factory."""
@@ -22,6 +23,7 @@ class Pulse(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not read
     def record(self, *_stats: Any, **_more: Any) -> None:
         """Feel a step."""
         self.quiet = 0.0
+        self.steps += 1
 
     def log_engine_initialized(self) -> None:
         """Need nothing at the start."""

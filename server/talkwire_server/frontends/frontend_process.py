@@ -1,0 +1,119 @@
+"""A frontend as the supervisor sees it: a process, the line to it, and its calls at the gate."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from talkwire_server.admission import Gate
+from talkwire_server.engine import Engine, StartError
+from talkwire_server.frontends import nursery
+from talkwire_server.frontends.desk import Desk
+from talkwire_server.frontends.frontend import run
+from talkwire_server.frontends.link import Link
+from talkwire_server.frontends.messages import Beat, Do, Done
+from talkwire_server.settings import Settings
+
+
+class FrontendProcess:
+    """One of several.
+
+    Args:
+        name: Of it.
+        gate: Of the whole server.
+        desks: Those of all that take calls; its own is among them from `open` to its end.
+        feel: Hears how its engine does; see `Core.feel`.
+
+    Attributes:
+        ended: Set when the process is gone.
+
+    """
+
+    def __init__(
+        self, name: str, gate: Gate, desks: set[Desk], feel: Callable[[int, int], None]
+    ) -> None:
+        self.name = name
+        self.ended = asyncio.Event()
+        self._desks = desks
+        self._desk = Desk(gate, desks, self.tell)
+        self._feel = feel
+        self._done: dict[str, asyncio.Future[Done]] = {}
+
+    async def start(self, settings: Settings, make: Callable[[], Engine]) -> None:
+        """Fork it. It does nothing unasked."""
+        ours, theirs = socket.socketpair()
+        self._link = await Link.over(ours)
+        try:
+            with theirs:
+                self._process = await nursery.fork(self.name, run, settings, make, theirs)
+        except (OSError, EOFError, ValueError) as error:
+            raise StartError(f"{self.name} could not be forked: {error}") from error
+        except asyncio.CancelledError:
+            self._link.close()  # which ends it
+            raise
+        self._receiving = asyncio.create_task(self._receive())
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether it is open, and lives."""
+        return self._desk in self._desks
+
+    async def open(self) -> None:
+        """Have it let calls in."""
+        await self.do("open")
+        self._desks.add(self._desk)
+
+    async def do(self, step: str, argument: Any = None) -> Any:
+        """Have it take a step; return what came of it.
+
+        Raises:
+            StartError: It could not, or ended meanwhile.
+
+        """
+        done = self._done[step] = asyncio.get_running_loop().create_future()
+        self.tell(Do(step, argument))
+        if self.ended.is_set():
+            _tell(done, self._the_end())
+        answer = await done
+        if answer.failure:
+            raise StartError(answer.failure)
+        return answer.result
+
+    def tell(self, message: Any) -> None:
+        """Tell it something, and do not wait."""
+        self._link.send(message)
+
+    @property
+    def status(self) -> int | None:
+        """The status with which it ended."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    async def _receive(self) -> None:
+        async for message in self._link.receive():
+            if isinstance(message, Done):
+                if done := self._done.get(message.step):
+                    _tell(done, message)
+            elif isinstance(message, Beat):
+                self._feel(message.unfinished, message.steps)
+            else:
+                self._desk.take(message)
+        self._desks.discard(self._desk)
+        self._desk.close()
+        self._link.close()
+        await asyncio.to_thread(self._process.join)
+        self.ended.set()
+        for done in self._done.values():
+            _tell(done, self._the_end())
+
+    def _the_end(self) -> Done:
+        text = f"{self.name} ended with status {self.status} (the log above has the cause)"
+        return Done("", None, text)
+
+
+def _tell(done: asyncio.Future[Done], answer: Done) -> None:
+    if not done.done():  # else nobody waits any more
+        done.set_result(answer)
