@@ -42,6 +42,7 @@ REQUESTS = [
     ),
     *(make(pb.ChatRequest, query="Hi", sampling={name: SAMPLING[name]}) for name in SAMPLING),
     make(pb.ChatRequest, query="Hi", sampling=SAMPLING, n=3, request_id="id"),
+    make(pb.ChatRequest, query="Hi", sampling={"stop": list(map(str, range(64)))}),
 ]
 MISTRAL = """{{ bos_token }}{% for m in messages %}
 {% if m.role == 'user' %}[INST] {{ m.content }} [/INST]
@@ -61,23 +62,42 @@ async def renderer(vllm: RunningServer, template: str | None) -> Any:
     return prompts
 
 
+async def refuse(*_: object) -> None:
+    raise AssertionError("asked in vLLM's way")
+
+
 @pytest.mark.parametrize("template", [None, MISTRAL, PARTS])
 async def test_both_ways_lead_to_the_same(vllm: RunningServer, template: str | None) -> None:
     """Prompt, tokens and sampling are equal: texts of all kinds, each field of the sampling."""
-    from talkwire_server.vllm_engine.plain import is_plain
-
-    prompts, sampled = await renderer(vllm, template), {"temperature": 0.3, "stop_token_ids": [2]}
+    short, long = await renderer(vllm, template), await renderer(vllm, template)
+    short._by_vllm, long._plain = refuse, None
+    sampled = {"temperature": 0.3, "stop_token_ids": [2]}
     for asked in REQUESTS:
         if template == MISTRAL:
             asked = make(pb.ChatRequest, query="Hi", system="", sampling=asked.sampling)
-        made = prompts._request(Call("id", "model", asked), asked)
-        assert is_plain(asked, made["messages"])
-        prompt, request = prompts._plain.prompt(made["messages"]), prompts._plain.request(made)
-        long = await prompts._by_vllm(asked, made)
+        one, other = [await way.render(Call("id", "model", asked)) for way in (short, long)]
 
-        assert prompt | {"arrival_time": 0} == long.prompt | {"arrival_time": 0}
-        assert request.to_sampling_params(5, sampled) == long.request.to_sampling_params(5, sampled)
-        assert request == long.request
+        assert one.prompt | {"arrival_time": 0} == other.prompt | {"arrival_time": 0}
+        assert one.request.to_sampling_params(5, sampled) == other.request.to_sampling_params(
+            5, sampled
+        )
+        assert one.request == other.request
+
+
+LONG = [
+    pb.ChatRequest(query="x" * 2000),
+    pb.ChatRequest(query="Hi", system="x" * 2000),
+    pb.ChatRequest(query="Hi", messages=[pb.Message(role=pb.ROLE_ASSISTANT)] * 64),
+]
+
+
+@pytest.mark.parametrize("asked", LONG)
+async def test_what_is_long_takes_vllms_way(vllm: RunningServer, asked: pb.ChatRequest) -> None:
+    """Its threads: the loop goes on meanwhile. An empty message has a length, too."""
+    prompts = await renderer(vllm, None)
+    prompts._by_vllm = refuse
+    with pytest.raises(AssertionError, match="in vLLM's way"):
+        await prompts.render(Call("id", "model", asked))
 
 
 async def test_a_template_refuses_in_its_own_words(vllm: RunningServer) -> None:

@@ -86,6 +86,7 @@ def environment(settings: Settings, path: str, *, on_cpu: bool) -> dict[str, str
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_REGEX_COMPILATION_TIMEOUT_S": "0",  # see `grammars`: a thread cannot be ended
         "VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT": "5",
+        "VLLM_MAX_STOP_STRINGS": str(settings.max_words),  # else 4
         # Of so many answers vLLM reads a step's tokens at once: all that go in one message.
         "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": "512",
         "TORCH_CPP_LOG_LEVEL": "ERROR",

@@ -99,11 +99,12 @@ async def plain(
 
 
 def is_plain(asked: pb.ChatRequest, messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether there is nothing in a request, or in its messages, but texts and numbers."""
+    """Tell whether there is nothing in a request but messages of text, and numbers.
+
+    Some templates do not know developers; vLLM makes something else of these.
+    """
     return all(field.name in _ASKED for field, _ in asked.ListFields()) and all(
-        message.keys() == {"role", "content"}
-        and isinstance(message["content"], str)
-        and message["role"] != "developer"  # which some templates do not know
+        message.keys() == {"role", "content"} and message["role"] != "developer"
         for message in messages
     )
 

@@ -22,7 +22,7 @@ from talkwire_server.vllm_engine.failures import invalid, rendering
 from talkwire_server.vllm_engine.parsers import make_renderer
 from talkwire_server.vllm_engine.plain import Plain, is_plain, plain
 from talkwire_server.vllm_engine.request import vllm_request
-from talkwire_server.vllm_engine.short import SHORT
+from talkwire_server.vllm_engine.short import is_short
 from talkwire_server.vllm_engine.template import Template
 
 _LONG = 100_000  # characters; others do not wait for what is done with more
@@ -123,8 +123,9 @@ class Prompts:
             asked = await asyncio.to_thread(breaking) if length > _LONG else breaking()
         with rendering(asked):
             made = self._request(call, asked)
-            short = self._plain if length <= SHORT and is_plain(asked, made["messages"]) else None
-            rendered = (short and _by(short, asked, made)) or await self._by_vllm(asked, made)
+            short = is_short(made["messages"]) and is_plain(asked, made["messages"])
+            plain = self._plain if short else None
+            rendered = (plain and _by(plain, asked, made)) or await self._by_vllm(asked, made)
         tokens, limit = len(rendered.prompt["prompt_token_ids"]), self._config.max_model_len
         if tokens >= limit:
             raise ContextLengthExceeded(tokens, limit)

@@ -4,6 +4,7 @@ Its way through two threads takes four times what rendering and tokenizing a sho
 more where many chats come at once.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vllm.renderers.base import BaseRenderer
@@ -31,14 +32,16 @@ class ShortFirst:
         """Render and tokenize, in a thread only what is long, or has tools, documents or media."""
         variables = chat_params.chat_template_kwargs
         bare = not (variables.get("tools") or variables.get("documents"))
-        if bare and len(str(variables)) <= SHORT and all(map(_is_short, conversations)):
+        if bare and len(str(variables)) <= SHORT and all(map(is_short, conversations)):
             return self._renderer.render_chat(conversations, chat_params, *args, **kwargs)
         return await self._renderer.render_chat_async(conversations, chat_params, *args, **kwargs)
 
 
-def _is_short(conversation: list[dict[str, Any]]) -> bool:
-    contents = [message.get("content") for message in conversation]
-    return (
-        all(isinstance(content, str) for content in contents)
-        and sum(len(str(message)) for message in conversation) <= SHORT
-    )
+def is_short(conversation: Iterable[Mapping[str, Any]]) -> bool:
+    """Tell whether rendering and tokenizing a conversation of texts holds nobody up."""
+    left = SHORT
+    for message in conversation:
+        left -= len(str(message))
+        if left < 0 or not isinstance(message.get("content"), str):
+            return False
+    return True
