@@ -30,7 +30,7 @@ class ClientBase(Generic[C]):
         retry: How refused calls are tried again; None for never.
         resume: Whether answers that break off go on by themselves; see `CallOptions`.
         multiplex: Have all streams that run at once share one call, or this many: many answers
-            cost both sides far less. What a stream does is the same.
+            cost both sides far less. What a stream does is the same, but it takes no trace along.
         metadata: gRPC metadata of every call.
         max_message_bytes: Largest message sent or taken.
         channel_options: More gRPC channel arguments.

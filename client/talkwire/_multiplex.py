@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from talkwire._errors import from_rpc
-from talkwire._options import Retry
+from talkwire._options import TRACE, Retry
 from talkwire_proto.v1 import chat_pb2 as pb
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -65,6 +65,8 @@ class CallBase:
     """One call.
 
     Attributes:
+        metadata: That of the stream which carries it: neither its id nor its trace, which are its
+            own, and would have each call take another stream.
         id: The request's id, if the server told it when it let the call in.
         begun: Whether the server let the call in.
         deltas: What came and was not read yet.
@@ -83,7 +85,7 @@ class CallBase:
             self.request = pb.ChatRequest()
             self.request.CopyFrom(request)
             self.request.request_id = wish
-        self.metadata = tuple(given.items())
+        self.metadata = tuple((key, value) for key, value in given.items() if key not in TRACE)
         self.deltas: deque[pb.ChatStreamResponse] = deque()
         self.id = ""
         self.begun = False

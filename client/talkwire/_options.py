@@ -15,7 +15,7 @@ import grpc
 Incoming: TypeAlias = grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]
 """The context of a handler that calls on."""
 
-_TRACE = ("traceparent", "tracestate")
+TRACE = ("traceparent", "tracestate")
 _FOREVER = 1e9  # seconds; a handler in a thread has 9e18 left where there is no deadline
 
 
@@ -94,7 +94,7 @@ class Options:
             made["authorization"] = f"Bearer {token}"
         made |= self.metadata
         if within:
-            made |= {k: v for k, v in within.invocation_metadata() or () if k in _TRACE}
+            made |= {k: v for k, v in within.invocation_metadata() or () if k in TRACE}
         return list((made | dict(more or {})).items())
 
     def call_timeout(self, timeout: float | None, within: Incoming | None = None) -> float | None:

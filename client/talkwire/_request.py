@@ -149,7 +149,8 @@ class CallOptions(ChatOptions, total=False):
             token ids, and you get them, too. Not with `n`, `output`, a forced tool,
             prompt_logprobs or excluded thoughts.
         within: The context of the gRPC handler that calls: the answer ends with the incoming call
-            and not after its deadline, and has its traceparent and tracestate.
+            and not after its deadline, and has its traceparent and tracestate, unless with
+            `multiplex`: what many share has no trace.
     """
 
     timeout: float

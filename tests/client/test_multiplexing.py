@@ -88,6 +88,15 @@ async def test_other_metadata_takes_another_call(kind: str, slow_echo: RunningSe
                 assert await said(caller) == "a b c"
 
 
+async def test_another_trace_does_not(kind: str, slow_echo: RunningServer) -> None:
+    """Each incoming call has its own, and would take a call for each answer within."""
+    await until(slow_echo.server, 0)
+    async with calling(kind, slow_echo.target) as caller:
+        traces = [{"traceparent": str(n), "tracestate": f"n={n}"} for n in range(2)]
+        async with streams(caller, 2, metadata=traces[0]), streams(caller, 2, metadata=traces[1]):
+            assert carriers(slow_echo.server) == 1
+
+
 async def test_a_token_may_change(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """It is asked for anew for each stream, and one of before is used no more."""
     file = TokenFile(tmp_path_factory.mktemp("tokens") / "tokens")
