@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",  # connections live on between runs
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": "512",  # as `talkwire serve` has it
 }
 
 

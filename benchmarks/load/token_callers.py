@@ -41,14 +41,18 @@ class RawCaller:
     async def __aenter__(self) -> Self:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its log has no file of its own
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.envs import enable_envs_cache
         from vllm.usage.usage_lib import UsageContext
         from vllm.utils.argparse_utils import FlexibleArgumentParser
+        from vllm.utils.gc_utils import freeze_gc_heap
         from vllm.v1.engine.async_llm import AsyncLLM
 
         parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
         flags = AsyncEngineArgs.from_cli_args(parser.parse_args(list(self._flags)))
         self._prompts = await asyncio.to_thread(prompt_ids, self._chats)
         self._llm = AsyncLLM.from_engine_args(flags, usage_context=UsageContext.OPENAI_API_SERVER)
+        enable_envs_cache()  # both as `talkwire serve` does
+        freeze_gc_heap()
         return self
 
     async def __aexit__(self, *_: object) -> None:
