@@ -69,9 +69,11 @@ def reply(text: str = "a b", tokens: int = 2, finish: str = "stop") -> Reply:
     return Reply(prompt=0, begun=1.0, at=[1.1, 1.3], tokens=tokens, finish=finish, text=text)
 
 
-@pytest.mark.parametrize("wrong", [reply("a c"), reply(tokens=3), reply(finish="length")])
+@pytest.mark.parametrize(
+    "wrong", [reply("a c"), reply(""), reply(tokens=3), reply(finish="length")]
+)
 def test_a_wrong_answer_ends_a_benchmark(wrong: Reply) -> None:
-    """Other words, another length or another end are no answer that counts."""
+    """Other words, none, another length or another end are no answer that counts."""
     expected = Expected(Chats(["a b"], tokens=2), "stop", exact=True, texts={0: "a b"})
 
     assert expected.check([reply(), reply()]) == 1

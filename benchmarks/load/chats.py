@@ -105,13 +105,16 @@ class Expected:
         """Return the share of replies that are the same as the first ones to their prompts.
 
         Raises:
-            WrongAnswer: One is too short or too long, ended otherwise, or had to be the same.
+            WrongAnswer: One is too short or too long, says nothing, ended otherwise, or had to be
+                the same.
 
         """
         ends = Counter((reply.tokens, reply.finish) for reply in replies)
         if set(ends) != {(self.chats.tokens, self.finish)}:
             msg = f"expected {self.chats.tokens} tokens and {self.finish!r}, got {dict(ends)}"
             raise WrongAnswer(msg)
+        if any(not reply.text and not reply.token_ids for reply in replies):
+            raise WrongAnswer("an answer says nothing")
         other = [reply for reply in replies if not self._is_same(reply)]
         if other and self.exact:
             prompt = other[0].prompt
@@ -124,7 +127,8 @@ class Expected:
 
     def _is_same(self, reply: Reply) -> bool:
         """Compare what there is of both, the text or the tokens."""
-        text = not reply.text or reply.text == self.texts.setdefault(reply.prompt, reply.text)
+        no_text = bool(reply.token_ids) and not reply.text
+        text = no_text or reply.text == self.texts.setdefault(reply.prompt, reply.text)
         ids = not reply.token_ids or list(reply.token_ids) == list(
             self.token_ids.setdefault(reply.prompt, reply.token_ids)
         )
