@@ -6,7 +6,8 @@
 Client processes read --running answers to their ends, which are checked; beside them one answer
 after another is begun and left. Counted are milliseconds from then on to two events: the frontend
 has aborted the request, and the engine says after a step that it runs one less. The second is late
-by up to a step, whose median length is `step`; `said` is how often it could be told from others.
+by up to a step, whose median length is `step`; `said` is how often it came before the next one
+was begun. Where it did not, the time until then is counted: it took at least that.
 """
 
 import argparse
@@ -81,11 +82,14 @@ def by_frontend(left: Sequence[Leave], ended: Mapping[str, float]) -> list[float
     return sorted(1000 * (ended[one.id] - one.at) for one in left)
 
 
-def by_engine(left: Sequence[Leave], running: Sequence[tuple[float, int]]) -> list[float]:
-    """Return the milliseconds until the engine said so, where it did before the next began."""
+def by_engine(
+    left: Sequence[Leave], running: Sequence[tuple[float, int]]
+) -> tuple[int, list[float]]:
+    """Return how often the engine said so, and the milliseconds until it did or the next began."""
     less = [at for (_, before), (at, after) in pairwise(running) if after < before]
-    seen = ((one.at, next((at for at in less if one.at < at < one.until), 0)) for one in left)
-    return sorted(1000 * (gone - at) for at, gone in seen if gone)
+    gone = [next((at for at in less if one.at < at < one.until), one.until) for one in left]
+    said = sum(at < one.until for one, at in zip(left, gone, strict=True))
+    return said, sorted(1000 * (at - one.at) for one, at in zip(left, gone, strict=True))
 
 
 def told(name: str, milliseconds: Sequence[float]) -> dict[str, float]:
@@ -112,8 +116,9 @@ def run(
     seen = json.loads(file.read_text())
     for way, left in leaves.items():
         found[way] |= told("frontend", by_frontend(left, seen["ended"]))
-        if by := by_engine(left, seen["running"]):
-            found[way] |= {"said": len(by), **told("engine", by)}
+        said, times = by_engine(left, seen["running"])
+        if said:  # the echo engine says nothing
+            found[way] |= {"said": said, **told("engine", times)}
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from load.figures import METRICS
-from load.report import RAW, Result, losses
+from load.report import LOST, RAW, Result, losses, ranged
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -16,7 +16,16 @@ PAGES = {"README.md": ["engines-h100"], "docs/performance.md": []}
 """Pages, and the results on them; none: all."""
 BEGIN, END = "<!-- made by benchmarks/tables.py -->", "<!-- end -->"
 
-SHOWN = ("ttft_p50", "ttft_p99", "gap_p99", "server_us", "client_us", "bytes", "messages")
+SHOWN = (
+    "ttft_p50",
+    "ttft_p99",
+    "gap_p99",
+    "server_us",
+    "client_us",
+    "bytes",
+    "messages",
+    "busiest_client",
+)
 FEW = (64, 256, 512)
 MACHINE = ("gpu", "cpu", "cores", "python", "vllm", "grpcio", "commit", "date")
 
@@ -38,7 +47,7 @@ def _whole(file: Path) -> Iterator[str]:
     yield from _told(result, result.levels if "runs" in result.content else ())
     if "runs" in result.content:
         yield ""
-        yield "Where gRPC does not win (every run of the other is better):"
+        yield LOST
         yield ""
         yield from (f"- {loss}" for loss in [*losses(result)] or ["nowhere"])
         if (picture := file.with_suffix(".png")).exists():
@@ -73,16 +82,17 @@ def _runs(result: Result, levels: Sequence[int]) -> Iterator[str]:
                     for name in SHOWN
                 ]
                 ratio = result.beside_raw(way, level) if beside else ()
-                yield _row(str(level), way, f"{median['rate']:,.0f}", *ratio, *cells)
+                rates = [one["rate"] for one in result.repeats(way, level)]
+                yield _row(str(level), way, ranged(rates, 0), *ratio, *cells)
 
 
 def _ways(result: Result) -> Iterator[str]:
     ways = result.content["ways"]
-    names = list(next(iter(ways.values())))
+    names = list(dict.fromkeys(name for figures in ways.values() for name in figures))
     yield _row("", *names)
     yield _row(*["---"] * (1 + len(names)))
     for way, figures in ways.items():
-        yield _row(way, *(f"{figures[name]:.1f}" for name in names))
+        yield _row(way, *(f"{figures[name]:.1f}" if name in figures else "" for name in names))
 
 
 def _row(*cells: str) -> str:

@@ -11,6 +11,7 @@ from load.measure import Measurement
 
 RAW = "raw"
 BARE = "grpc"  # checks nothing: no server that anybody runs
+LOST = "Where gRPC does not win (medians; the least and the most in brackets):"
 OURS = "talkwire"  # begins the name of each of our ways
 
 
@@ -88,22 +89,19 @@ def text(result: Result) -> str:
     lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
     lines += [f"{way} failed: {why}" for way, why in result.content["failed"].items()]
     lost = [*losses(result)] or ["nowhere"]
-    return "\n".join(
-        [*lines, "", "Where gRPC does not win (every run of the other is better):", *lost]
-    )
+    return "\n".join([*lines, "", LOST, *lost])
 
 
 def _cells(result: Result, way: str, level: int, repeats: Sequence[Figures]) -> Iterator[str]:
-    rates = [one["rate"] for one in repeats]
     medians = middle(repeats)
-    yield f"{medians['rate']:,.0f} ({min(rates):,.0f}-{max(rates):,.0f})"
+    yield ranged([one["rate"] for one in repeats], METRICS["rate"].digits)
     yield from result.beside_raw(way, level)
     for name, metric in [*METRICS.items()][1:]:
         yield f"{medians[name]:,.{metric.digits}f}" if name in medians else ""
 
 
 def losses(result: Result) -> Iterator[str]:
-    """Name each figure in which every run of another server is better than every one of ours."""
+    """Name each figure whose median is better at another server."""
     for level in result.levels:
         for way in (way for way in result.ways if way.startswith(OURS)):
             for other in (way for way in result.ways if not way.startswith((RAW, BARE, OURS))):
@@ -113,8 +111,15 @@ def losses(result: Result) -> Iterator[str]:
 
 def _lost(ours: Sequence[Figures], theirs: Sequence[Figures]) -> Iterator[str]:
     for name, metric in METRICS.items():
-        if ours and theirs and metric.less is not None:
-            mine, others = ([one[name] for one in runs] for runs in (ours, theirs))
-            if max(others) < min(mine) if metric.less else min(others) > max(mine):
-                a, b = (f"{median(values):,.{metric.digits}f}" for values in (mine, others))
+        mine, others = ([one[name] for one in runs if name in one] for runs in (ours, theirs))
+        if mine and others and metric.less is not None:
+            less = median(others) < median(mine)
+            a, b = (ranged(values, metric.digits) for values in (mine, others))
+            if a != b and less == metric.less:
                 yield f"{metric.title} {a} to {b}"
+
+
+def ranged(values: Sequence[float], digits: int) -> str:
+    """Write the median, and the least and the most."""
+    middle, least, most = (f"{of(values):,.{digits}f}" for of in (median, min, max))
+    return f"{middle} ({least}-{most})"
