@@ -13,7 +13,8 @@ vllm --grpc   `vllm serve --grpc` (needs smg-grpc-servicer): token ids, no text,
 
 Greedy, and every answer has --tokens tokens. On a CPU, in float32, each must be word for word the
 first one to its prompt, raw's; on a GPU, where sums depend on the batch, how many are is shown, and
-the others have their tokens counted. On a GPU engine flags are vLLM's defaults but for those given.
+the others have their tokens counted. On a GPU engine flags are vLLM's defaults but for those given,
+and that there is no prefix cache: the same prompts come again in other runs and ways.
 """
 
 import sys

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-DISTINCT = 256  # prompts, in turn: none is in every batch
+DISTINCT = 2048  # prompts, in turn: one comes again only when all others were asked
 QUESTIONS = ("Tell me about", "Write a story about", "What rhymes with", "Explain")
 WORDS = ("the", "sea", "is", "a", "wondrous", "place", "where", "land", "and", "water", "meet")
 
@@ -60,6 +60,11 @@ class Reply:
     finish: str
     text: str = ""
     token_ids: Sequence[int] = ()
+
+
+def distinct(replies: Sequence[Reply]) -> int:
+    """Count the answers that differ."""
+    return len({reply.text or tuple(reply.token_ids) for reply in replies})
 
 
 class Caller(Protocol):

@@ -65,6 +65,7 @@ class Clients:
         self._processes = [
             spawn.Process(target=_work, args=(theirs, make, port)) for _, theirs in pipes
         ]
+        self._next = 0
         for process, (_, theirs) in zip(self._processes, pipes, strict=True):
             process.start()
             theirs.close()  # so that its end is seen
@@ -98,10 +99,11 @@ class Clients:
         return [process.pid or 0 for process in self._processes]
 
     def run(self, streams: int, rounds: int) -> list[Share]:
-        """Ask in so many streams, so many chats in each."""
+        """Ask in so many streams, so many chats in each; prompts go on where the last run ended."""
+        begin, self._next = self._next, self._next + streams * rounds
         at = monotonic() + 0.2  # until then each has its job
         for number, pipe in enumerate(self._pipes):
-            mine = range(number, streams, len(self._pipes))
+            mine = range(begin + number, begin + streams, len(self._pipes))
             pipe.send(
                 Job(at, [[(i + j * streams) % DISTINCT for j in range(rounds)] for i in mine])
             )

@@ -53,6 +53,7 @@ class EngineSetup:
             f"--max-num-seqs={max(64, streams)}",
             "--max-model-len=2048",
             "--generation-config=vllm",  # nothing but what a request says
+            "--no-enable-prefix-caching",  # prompts come again, for one way as for the next
         ]
         if not [*self.folder.glob("*.safetensors")]:
             self.flags.append("--load-format=dummy")

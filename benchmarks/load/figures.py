@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 from statistics import median
 from typing import TypeAlias
 
+from load.chats import distinct
 from load.clients import Share
 
 Figures: TypeAlias = dict[str, float]
@@ -32,11 +34,13 @@ METRICS = {
     "messages": Metric("msg/tok", 3, less=None),
     "server_mb": Metric("server MB"),
     "busiest_client": Metric("busiest client", 2, less=None),
+    "texts": Metric("texts", less=None),
     "same": Metric("same text", 3, less=None),
 }
 """A gap is between two pieces of one answer, of however many tokens. The busiest client is the part
-of a run in which one process of the clients computed: near 1 it would be the limit. The same text
-is the share of answers that are word for word as expected; the others' tokens were counted."""
+of a run in which one process of the clients computed: near 1 it would be the limit. Texts are those
+that differ: were they few, a text at the wrong place would not be seen. The same text is the share
+of answers that are word for word as expected; the others' tokens were counted."""
 
 
 OF_CLIENTS = ("client_us", "bytes", "messages", "busiest_client")
@@ -51,16 +55,15 @@ def figures(shares: Sequence[Share], server_cpu: float, server_mb: float, same: 
     gaps = sorted(b - a for reply in replies for a, b in pairwise(reply.at)) or [0.0]
     return {
         "rate": tokens / wall,
-        "ttft_p50": 1000 * percentile(first, 50),
-        "ttft_p99": 1000 * percentile(first, 99),
-        "gap_p50": 1000 * percentile(gaps, 50),
-        "gap_p99": 1000 * percentile(gaps, 99),
+        **marks("ttft", first),
+        **marks("gap", gaps),
         "server_us": 1e6 * server_cpu / tokens,
         "client_us": 1e6 * sum(share.cpu for share in shares) / tokens,
         "bytes": sum(share.bytes for share in shares) / tokens,
         "messages": sum(share.messages for share in shares) / tokens,
         "server_mb": server_mb,
         "busiest_client": max(share.cpu for share in shares) / wall,
+        "texts": distinct(replies),
         "same": same,
     }
 
@@ -70,11 +73,18 @@ def without_clients(figures: Figures) -> Figures:
     return {name: value for name, value in figures.items() if name not in OF_CLIENTS}
 
 
+def marks(name: str, seconds: Sequence[float]) -> Figures:
+    """Return milliseconds at p50 and p99 of sorted times; of less than 100 p99 is the most."""
+    percents = (50, 99) if len(seconds) >= 100 else (50,)
+    return {f"{name}_p{percent}": 1000 * percentile(seconds, percent) for percent in percents}
+
+
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """Return what so many percent of sorted values are not above."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+    return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)]
 
 
 def middle(repeats: Sequence[Figures]) -> Figures:
-    """Return the median of each figure."""
-    return {name: median(one[name] for one in repeats) for name in repeats[0]}
+    """Return the median of each figure that all have."""
+    names = [name for name in repeats[0] if all(name in one for one in repeats)]
+    return {name: median(one[name] for one in repeats) for name in names}

@@ -13,6 +13,8 @@ from load.clients import ClientFailed, Clients, Make, Share
 from load.figures import Figures, figures, middle, without_clients
 from load.servers import NotServing, ServerProcess, free_port, serving
 
+ROUNDS = 16  # chats of a stream in a run, at most
+
 MakeFor: TypeAlias = Callable[[int], Make]
 """Says how a client process makes its caller, given the server's port."""
 
@@ -40,7 +42,8 @@ class Plan:
     Attributes:
         levels: How many streams side by side.
         repeats: Runs of each level, after one that warms up.
-        chats: At least so many in a run; where there are fewer streams, each asks several.
+        chats: At least so many in a run: where there are fewer streams, each asks several in turn,
+            but no more than ROUNDS.
         clients: Processes that ask.
         logs: Folder for the logs of the servers.
 
@@ -105,7 +108,7 @@ class Measurement:
     def _repeats(
         self, clients: Clients, level: int, server: ServerProcess | None
     ) -> Iterator[Figures]:
-        rounds = -(-self._plan.chats // level)
+        rounds = min(ROUNDS, -(-self._plan.chats // level))
         self._check(clients.run(level, 1))
         for _ in range(self._plan.repeats):
             before = server.cpu() if server else 0.0

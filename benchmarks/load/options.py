@@ -23,7 +23,7 @@ def parser(doc: str, servers: Sequence[str], default_levels: str) -> argparse.Ar
     made.add_argument("--levels", default=default_levels, help="streams side by side (%(default)s)")
     made.add_argument("--servers", default=",".join(servers), help="which (%(default)s)")
     made.add_argument("--repeats", type=int, default=3, help="runs of each level (%(default)s)")
-    made.add_argument("--chats", type=int, default=16, help="at least, in a run (%(default)s)")
+    made.add_argument("--chats", type=int, default=512, help="in a run, or more (%(default)s)")
     made.add_argument("--tokens", type=int, default=128, help="of each answer (%(default)s)")
     cores = len(os.sched_getaffinity(0))
     made.add_argument(

@@ -1,6 +1,7 @@
 """Ways to ask vLLM with token ids: in its own process, and through `vllm serve --grpc`."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
@@ -57,6 +58,7 @@ class RawCaller:
 
     async def __aexit__(self, *_: object) -> None:
         self._llm.shutdown(timeout=20)
+        gc.unfreeze()  # else it outlives what it needs to end
 
     async def ask(self, prompt: int) -> Reply:
         """Ask, and read it output by output."""
