@@ -3,18 +3,31 @@
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
+from itertools import islice
 from typing import TypeAlias
 
 from google.rpc import code_pb2
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.checks import refuse_unknown
-from talkwire_server.errors import CallError, InvalidRequest, Violation
+from talkwire_server.checks import Support, beyond
+from talkwire_server.errors import (
+    MOST_FOUND,
+    CallError,
+    InvalidRequest,
+    UnsupportedFeature,
+    Violation,
+)
 from talkwire_server.outbox import Outbox, Place, parts
 from talkwire_server.statuses import call_error, status
 
 Feed: TypeAlias = Callable[[str, pb.ChatRequest, float | None, Place], Awaitable[None]]
 """Answers a request, by its id and the seconds until its deadline, into a place."""
+
+_SUPPORTED: Support = {
+    "call": {},
+    "start": {"request": None, "timeout": None},  # whose own are looked at as any call's are
+    "cancel": {},
+}
 
 _YEAR = 365 * 86_400.0  # what a loop's timer can still count
 
@@ -30,6 +43,7 @@ class Multiplex:
         self._feed = feed
         self._request_id = request_id
         self._calls: dict[int, asyncio.Task[pb.CallStatus]] = {}
+        self._cut: dict[int, pb.CallStatus | None] = {}  # those that are cut; None: unsaid
         self._reading = True
         self.outbox = Outbox()
 
@@ -51,10 +65,9 @@ class Multiplex:
                     await send(message)
             await reading
         finally:
-            tasks = [reading, *self._calls.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            reading.cancel()
+            self._cut_all()
+            await asyncio.gather(reading, *self._calls.values(), return_exceptions=True)
 
     async def _read(self, requests: AsyncIterable[pb.ChatMultiplexRequest]) -> None:
         try:
@@ -67,6 +80,7 @@ class Multiplex:
                         raise
                     self._end(request.call, _call_status(error))
         except BaseException:
+            self._cut_all()
             self.outbox.close()
             raise
         self._reading = False
@@ -74,11 +88,10 @@ class Multiplex:
 
     def _take(self, request: pb.ChatMultiplexRequest) -> None:
         action = request.WhichOneof("action")
-        for message in (request, request.start, request.cancel):
-            refuse_unknown(message)
-        running = self._calls.get(request.call)
+        if unknown := list(islice(beyond(request, _SUPPORTED), MOST_FOUND)):
+            raise UnsupportedFeature(unknown)
         if action == "start":
-            if running:
+            if request.call in self._calls:
                 fault = Violation("call", f"{request.call} is running", "ALREADY_EXISTS")
                 raise InvalidRequest([fault])
             task = asyncio.create_task(self._answer(request.call, request.start))
@@ -86,8 +99,18 @@ class Multiplex:
             task.add_done_callback(partial(self._on_end, request.call))
         elif action is None:
             raise InvalidRequest([Violation("action", "required", "REQUIRED")])
-        elif running:  # else it has ended, and the caller will read so
-            running.cancel()
+        elif request.call in self._calls:  # else it has ended, and the caller will read so
+            self._stop(request.call, _CANCELLED)
+
+    def _stop(self, call: int, why: pb.CallStatus | None) -> None:
+        """Cut a running call, once: a second cancel would end its cleaning up."""
+        if call not in self._cut:
+            self._cut[call] = why
+            self._calls[call].cancel()
+
+    def _cut_all(self) -> None:
+        for call in self._calls:
+            self._stop(call, None)
 
     async def _answer(self, call: int, start: pb.ChatMultiplexRequest.Start) -> pb.CallStatus:
         """Put a call's deltas into the outbox; return how it ended."""
@@ -95,19 +118,28 @@ class Multiplex:
         left = (
             min(_YEAR, start.timeout.ToNanoseconds() / 1e9) if start.HasField("timeout") else None
         )
-        limit = asyncio.timeout(left)
+        loop = asyncio.get_running_loop()
+        limit = None if left is None else loop.call_later(left, self._stop, call, _TOO_LATE)
         try:
-            async with limit:
-                await self._feed(request_id, start.request, left, place)
+            await self._feed(request_id, start.request, left, place)
         except Exception as error:
-            if limit.expired():
-                return _TOO_LATE
             return _call_status(call_error(error, request_id), request_id)
+        finally:
+            if limit:
+                limit.cancel()
         return _OK
 
     def _on_end(self, call: int, task: asyncio.Task[pb.CallStatus]) -> None:
         del self._calls[call]
-        self._end(call, _CANCELLED if task.cancelled() else task.result())
+        ended = self._cut.pop(call, _CANCELLED)
+        try:
+            ended = task.result()
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:  # one that has no status
+            ended = _call_status(call_error(error, ""))
+        if ended:
+            self._end(call, ended)
         self._close_if_done()
 
     def _end(self, call: int, ended: pb.CallStatus) -> None:

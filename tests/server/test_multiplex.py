@@ -19,6 +19,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.echo import EchoEngine
 from talkwire_server.engine import Call, Delta
+from talkwire_server.errors import CallError
 from talkwire_server.outbox import MOST_BYTES, Outbox, parts
 
 
@@ -201,6 +202,38 @@ async def test_a_timeout_ends_one_call() -> None:
     assert mux.deltas[1]
 
 
+@pytest.mark.parametrize("more", [{}, {"chunking": {"min_chars": 20}}])
+async def test_who_is_cut_cleans_up_once(more: dict[str, Any]) -> None:
+    """A second Cancel, or a timeout beside it, ends no call's cleaning up; the first is told."""
+
+    class Careful(EchoEngine):
+        cleaned = 0
+
+        async def stream(self, call: Call) -> Any:
+            try:
+                async for delta in super().stream(call):
+                    yield delta
+            finally:
+                await asyncio.sleep(0.3)
+                self.cleaned += 1
+
+    engine = Careful(["echo"], "", 0.01)
+    async with running(engine) as server, peer(server.target) as mux:
+        await mux.send(*(start(n, "word " * 500, timeout=0.2, **more) for n in (1, 2)))
+        while len(mux.deltas) < 2:
+            await mux.read()
+        await mux.send(cancel(1))
+        await asyncio.sleep(0.25)
+        await mux.send(cancel(1), cancel(2))
+        await mux.until(1, 2)
+
+    assert engine.cleaned == 2
+    assert [mux.status[n].code for n in (1, 2)] == [
+        code_pb2.CANCELLED,
+        code_pb2.DEADLINE_EXCEEDED,
+    ]
+
+
 async def test_a_number_is_one_running_call_s(echo: RunningServer) -> None:
     """A second Start of a running number ends the stream: nobody could tell the two apart."""
     async with running(EchoEngine(["echo"], "", 60)) as server, peer(server.target) as mux:
@@ -210,6 +243,19 @@ async def test_a_number_is_one_running_call_s(echo: RunningServer) -> None:
 
         assert server.engine.unfinished == 0
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_what_ends_the_stream_ends_its_calls() -> None:
+    """A second Start waits for no call, however much the others have to say."""
+    async with running(EchoEngine(["echo"], "", 0)) as server, peer(server.target) as mux:
+        await mux.send(start(1, "word " * 8000), start(2, "word " * 8000))
+        while len(mux.deltas) < 2:
+            await mux.read()
+        await mux.send(start(1))
+        with pytest.raises(grpc.aio.AioRpcError, match="call: 1 is running"):
+            await mux.until(1, 2)
+
+    assert not mux.status
 
 
 async def test_the_stream_ends_when_its_last_call_does(echo: RunningServer) -> None:
@@ -347,3 +393,27 @@ async def test_an_engine_that_fails_is_a_call_s_status() -> None:
     assert (mux.status[1].code, mux.reason(1)) == (code_pb2.INTERNAL, "ENGINE_FAILURE")
     assert "secret" not in str(mux.status[1])
     assert mux.status[2].code == 0
+
+
+async def test_an_error_without_a_status_is_a_failure() -> None:
+    """An error that the table of statuses lacks ends its call all the same, and the stream."""
+
+    class Unlisted(CallError):
+        pass
+
+    class Broken(EchoEngine):
+        async def stream(self, call: Call) -> Any:
+            msg = "secret"
+            raise Unlisted(msg)
+            yield
+
+    async with running(Broken(["echo"], "", 0)) as server, peer(server.target) as mux:
+        await mux.send(start(1))
+        await mux.call.done_writing()
+        async with asyncio.timeout(10):
+            while await mux.read():
+                pass
+
+        assert await mux.call.code() is grpc.StatusCode.OK
+    assert (mux.status[1].code, mux.reason(1)) == (code_pb2.INTERNAL, "ENGINE_FAILURE")
+    assert "secret" not in str(mux.status[1])
