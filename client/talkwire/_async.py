@@ -198,10 +198,11 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
     @cached_property
     def _chat_stream(self) -> Callable[..., Any]:
         """What begins the call of a stream."""
-        if not self._multiplex:
+        options = self._options
+        if not options.multiplex:
             return self.stub.ChatStream
         way = Way(self.stub, self._another if self._moves else None)
-        return AsyncMultiplexer(way, self._multiplex, self._options.retry).ChatStream
+        return AsyncMultiplexer(way, options.multiplex, options.retry).ChatStream
 
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""
@@ -267,6 +268,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
             if task_is_cancelled():
                 raise
             raise from_cancel(self.target, partial) from None
+        await asyncio.sleep(self._options.settle(seconds))
         return less(call, monotonic() - begin)
 
     async def _cause(self) -> str | None:

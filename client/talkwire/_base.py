@@ -31,9 +31,11 @@ class ClientBase(Generic[C]):
         resume: Whether answers that break off go on by themselves; see `CallOptions`.
         multiplex: Have all streams that run at once share one call, or this many: many answers
             cost both sides far less. What a stream does is the same, but it takes no trace along.
+            More than one go to all servers of the target by turns, as all calls then do, unless
+            `channel_options` say otherwise; else the first that is there has all.
         metadata: gRPC metadata of every call.
         max_message_bytes: Largest message sent or taken.
-        channel_options: More gRPC channel arguments.
+        channel_options: More gRPC channel arguments; they go before the client's own.
         channel: A channel of your own instead of all of the above that makes one.
         defaults: Options of every chat, such as `model`, `system`, `temperature`.
 
@@ -71,6 +73,7 @@ class ClientBase(Generic[C]):
             connect_timeout=connect_timeout,
             wait_for_ready=wait_for_ready,
             retry=retry,
+            multiplex=int(multiplex),
             metadata=metadata or {},
             max_message_bytes=max_message_bytes,
             channel_options=channel_options,
@@ -79,7 +82,6 @@ class ClientBase(Generic[C]):
         self._moves = channel is None  # else the connection is somebody else's choice
         self._more: list[C] = []  # channels that streams moved to
         self._resume = resume
-        self._multiplex = int(multiplex)
         self.options = defaults
 
     @property

@@ -156,8 +156,8 @@ class Pool(Generic[S]):
     """The streams that calls share: opened when needed, and anew when they broke.
 
     Args:
-        most: Over how many streams calls of the same metadata spread. A load-balancing channel
-            takes each of them to the next server.
+        most: Over how many streams calls of the same metadata spread. The channel takes each of
+            them to the next server, if there are several.
         make: Opens one that carries metadata.
 
     """

@@ -16,6 +16,7 @@ Incoming: TypeAlias = grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]
 """The context of a handler that calls on."""
 
 TRACE = ("traceparent", "tracestate")
+_ASKED = 20  # servers that have not the answer to end
 _FOREVER = 1e9  # seconds; a handler in a thread has 9e18 left where there is no deadline
 
 
@@ -72,6 +73,7 @@ class Options:
     connect_timeout: float = 10.0
     wait_for_ready: bool = True
     retry: Retry | None = field(default_factory=Retry)
+    multiplex: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     max_message_bytes: int = 64 << 20
     channel_options: Sequence[tuple[str, Any]] = ()
@@ -80,6 +82,17 @@ class Options:
     def attempts(self) -> int:
         """How often a call is made in all."""
         return self.retry.attempts if self.retry else 1
+
+    @property
+    def spreads(self) -> bool:
+        """Whether streams shall go to all servers of the target, by turns."""
+        several = "," in self.target or not _is_local(self.target)
+        return several and self.multiplex > 1
+
+    @property
+    def asked(self) -> int:
+        """How many servers are asked to end an answer: where they take turns, any may have it."""
+        return _ASKED if self.spreads else 1
 
     def call_metadata(
         self, more: Mapping[str, str] | None, within: Incoming | None = None
@@ -104,6 +117,10 @@ class Options:
             seconds = min(seconds, left)
         return seconds if seconds < _FOREVER else None
 
+    def settle(self, seconds: float) -> float:
+        """Seconds after the first connection in which those to other servers are made, too."""
+        return min(0.05, seconds / 10) if self.spreads else 0.0
+
     def connect_wait(self, timeout: float | None) -> float:
         """Seconds of a call's time, as gRPC wants it, that may go by without a connection."""
         return self.connect_timeout if timeout is None else min(self.connect_timeout, timeout)
@@ -126,6 +143,8 @@ class Options:
             ("grpc.max_reconnect_backoff_ms", 2_000),
             ("grpc.service_config", json.dumps(self._service_config())),
         ]
+        if self.spreads:  # a service config's word goes first
+            arguments.append(("grpc.lb_policy_name", "round_robin"))
         if _is_local(self.target):
             arguments.append(("grpc.enable_http_proxy", 0))
         if anew:
@@ -134,7 +153,8 @@ class Options:
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.client_idle_timeout_ms", 10_000),
             ]
-        return [*arguments, *self.channel_options]
+        given = {name for name, _ in self.channel_options}  # of two gRPC takes the first
+        return [*(one for one in arguments if one[0] not in given), *self.channel_options]
 
     def _service_config(self) -> dict[str, Any]:
         if not self.retry or self.attempts == 1:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import uniform
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,8 +56,10 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         For whoever reads the stream; others `await client.abort(stream.id)`.
         """
         self._course.resume = False
-        if self.id:
-            await self._client.abort(self.id)
+        for _ in range(self._client._options.asked if self.id else 0):
+            if await self._client.abort(self.id):
+                break
+            await asyncio.sleep(uniform(0, 0.01))  # noqa: S311  # no secret; out of others' step
         return await self.wait()
 
     async def __aenter__(self) -> Self:

@@ -1,6 +1,8 @@
 """An answer that is read piece by piece, blocking; `_stream_async.py` is its twin."""
 
 from collections.abc import Iterator
+from random import uniform
+from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -47,8 +49,10 @@ class Stream(StreamBase, Iterator[Chunk]):
         For whoever reads the stream; others call `client.abort(stream.id)`.
         """
         self._course.resume = False
-        if self.id:
-            self._client.abort(self.id)
+        for _ in range(self._client._options.asked if self.id else 0):
+            if self._client.abort(self.id):
+                break
+            sleep(uniform(0, 0.01))  # noqa: S311  # no secret; out of others' step
         return self.wait()
 
     def __enter__(self) -> Self:

@@ -188,10 +188,11 @@ class Client(ClientBase[grpc.Channel]):
     @cached_property
     def _chat_stream(self) -> Callable[..., Any]:
         """What begins the call of a stream."""
-        if not self._multiplex:
+        options = self._options
+        if not options.multiplex:
             return self.stub.ChatStream
         way = Way(self.stub, self._another if self._moves else None)
-        return Multiplexer(way, self._multiplex, self._options.retry).ChatStream
+        return Multiplexer(way, options.multiplex, options.retry).ChatStream
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""
@@ -249,6 +250,7 @@ class Client(ClientBase[grpc.Channel]):
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 cause = self._cause()
                 raise no_connection(self.target, seconds, cause, partial) from None
+        sleep(self._options.settle(seconds))
         self._connected = True
         return less(call, monotonic() - begin)
 
