@@ -11,6 +11,7 @@ import pytest
 from support import RunningServer, make
 from talkwire import AsyncClient, Cancelled
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.engine import Call
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -143,3 +144,16 @@ async def test_of_cancelled_calls_nothing_is_left(
         while vllm.engine.unfinished:  # noqa: ASYNC110  # the engine has no event for it
             await asyncio.sleep(0.005)
         await vllm.server.admission.empty()
+
+
+async def test_an_end_behind_the_answer_ends_nothing(vllm: RunningServer) -> None:
+    """A time limit that passes while the last chunk waits to be sent spares the id's next call."""
+    request = asked("long", 1)
+    before, after = (Call("same", vllm.engine.models[0].id, request) for _ in range(2))
+    async for _ in vllm.engine.stream(before):
+        pass
+    before.end(pb.FINISH_REASON_TIME_LIMIT)
+    await asyncio.sleep(0)
+    *_, last = [delta async for delta in vllm.engine.stream(after)]
+
+    assert last.finish_reason == pb.FINISH_REASON_LENGTH

@@ -106,6 +106,7 @@ class Generation:
         try:
             yield await self._llm.add_request(call.id, job.prompt, job.sampling, **job.options)
         finally:
+            call.on_end(lambda: None)  # an end that comes later would stop the id's next request
             for task in ending:
                 task.cancel()
             await self._llm.abort(call.id)  # does nothing where it has ended
