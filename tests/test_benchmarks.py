@@ -81,6 +81,14 @@ def test_a_wrong_answer_ends_a_benchmark(wrong: Reply) -> None:
         expected.check([reply(), wrong])
 
 
+def test_answers_that_are_all_alike_show_nothing() -> None:
+    """If all prompts had one answer, a text at the wrong place would be taken for right."""
+    expected = Expected(Chats(["a"] * 5, tokens=2), "stop", exact=True)
+
+    with pytest.raises(WrongAnswer, match="5 prompts have 1 answers"):
+        expected.check([replace(reply(), prompt=prompt) for prompt in range(5)])
+
+
 def test_where_sums_depend_on_the_batch_the_same_are_counted() -> None:
     """Then other words are counted, but neither another length nor another end is let through."""
     expected = Expected(Chats(["a b"], tokens=2), "stop", exact=False)

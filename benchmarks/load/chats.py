@@ -4,6 +4,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
+from string import ascii_lowercase
 from typing import Protocol, Self
 
 DISTINCT = 2048  # prompts, in turn: one comes again only when all others were asked
@@ -12,8 +14,10 @@ WORDS = ("the", "sea", "is", "a", "wondrous", "place", "where", "land", "and", "
 
 
 def questions() -> list[str]:
-    """Make prompts for a model."""
-    return [f"{QUESTIONS[i % len(QUESTIONS)]} {i}." for i in range(DISTINCT)]
+    """Make prompts for a model. Their last tokens differ: see `load.models`."""
+    letters = cycle(a + b for a in ascii_lowercase for b in ascii_lowercase)
+    begins = cycle(QUESTIONS)
+    return [f"{next(begins)} {i}{next(letters)}" for i in range(DISTINCT)]
 
 
 def texts(words: int) -> list[str]:
@@ -111,7 +115,7 @@ class Expected:
 
         Raises:
             WrongAnswer: One is too short or too long, says nothing, ended otherwise, or had to be
-                the same.
+                the same; or they had to be the same and too few differ.
 
         """
         ends = Counter((reply.tokens, reply.finish) for reply in replies)
@@ -120,6 +124,10 @@ class Expected:
             raise WrongAnswer(msg)
         if any(not reply.text and not reply.token_ids for reply in replies):
             raise WrongAnswer("an answer says nothing")
+        prompts, told = len({reply.prompt for reply in replies}), distinct(replies)
+        if self.exact and 4 * told < prompts:
+            msg = f"{prompts} prompts have {told} answers: one at the wrong place would not be seen"
+            raise WrongAnswer(msg)
         other = [reply for reply in replies if not self._is_same(reply)]
         if other and self.exact:
             prompt = other[0].prompt
