@@ -84,7 +84,7 @@ def test_a_frontend_that_dies_leaves_the_engine_to_others(folder: Path) -> None:
 
     assert status == 0
     assert "Traceback" not in log
-    assert not [*folder.iterdir()]
+    assert not [*folder.glob("talkwire-*")]
 
 
 def test_all_end_with_their_engine(folder: Path) -> None:
