@@ -59,7 +59,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         async with self._admission.streaming(moves=bool(_metadata(context, MOVES))) as stays:
             feed = partial(self._feed, context) if stays else _refuse_crowded
             multiplex = Multiplex(feed, partial(request_id, metadata_id=""))
-            with self._open_calls.enter(context, stream_id, multiplex.outbox.empty) as open_call:
+            with self._open_calls.enter(context, stream_id, multiplex.outbox.flushed) as open_call:
                 async with statuses(context, stream_id):
                     await context.send_initial_metadata((("x-request-id", stream_id),))
 

@@ -67,7 +67,8 @@ class Multiplex:
         finally:
             reading.cancel()
             self._cut_all()
-            await asyncio.gather(reading, *self._calls.values(), return_exceptions=True)
+            ended = asyncio.gather(reading, *self._calls.values(), return_exceptions=True)
+            await asyncio.shield(ended)  # of another cancel, too
 
     async def _read(self, requests: AsyncIterable[pb.ChatMultiplexRequest]) -> None:
         try:

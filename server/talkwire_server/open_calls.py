@@ -7,7 +7,7 @@ is cut keeps what it has of its answer, and can go on elsewhere.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
 
@@ -49,7 +49,9 @@ class OpenCall:
     async def cut(self, error: CallError, patience: float, *, flush: bool) -> None:
         """End the call; return when its client has the status, or did not take it in time."""
         if flush:
-            await self.flush()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS / 2):
+                    await self.flush()
         if self._context.done():  # it ends by itself
             await asyncio.wait([self._handler])
             return

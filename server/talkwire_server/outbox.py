@@ -24,7 +24,8 @@ class Outbox:
         self._taken = asyncio.Event()
         self._call_backs: list[Callable[[], object]] = []
         self._closed = False
-        self._sending = False
+        self._messages = 0  # that were taken
+        self._sent = 0  # of them
 
     def place(self, call: int) -> "Place":
         """Return where a call puts its deltas."""
@@ -62,23 +63,24 @@ class Outbox:
 
     async def take(self) -> pb.ChatMultiplexResponse:
         """Wait for events and return them all; none when it is closed and empty."""
-        self._sending = False
+        self._sent = self._messages
         self._notify()
         await self._filled.wait()
         if not self._closed:
             self._filled.clear()
         taken, self._message = self._message, pb.ChatMultiplexResponse()
         self._calls.clear()
-        self._sending = bool(taken.events)
+        self._messages += bool(taken.events)
         self._notify()
         call_backs, self._call_backs = self._call_backs, []
         for call_back in call_backs:
             call_back()
         return taken
 
-    async def empty(self) -> None:
-        """Return when all that was added has been sent."""
-        while self._sending or self._message.events:
+    async def flushed(self) -> None:
+        """Return when all that was added until now has been sent."""
+        last = self._messages + bool(self._message.events)
+        while self._sent < last:
             await self._taken.wait()
 
     def _notify(self) -> None:

@@ -13,13 +13,14 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
 from credentials import TokenFile, bearer
-from support import RunningServer, make, running
+from support import RunningServer, make, running, trailers
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.echo import EchoEngine
 from talkwire_server.engine import Call, Delta
 from talkwire_server.errors import CallError
+from talkwire_server.multiplex import Multiplex
 from talkwire_server.outbox import MOST_BYTES, Outbox, parts
 
 
@@ -234,6 +235,33 @@ async def test_who_is_cut_cleans_up_once(more: dict[str, Any]) -> None:
     ]
 
 
+async def test_who_is_cut_twice_cleans_up_once() -> None:
+    """A stream's task may be cancelled again while its calls clean up."""
+    cleaned = asyncio.Event()
+
+    async def feed(*_: Any) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            cleaned.set()
+
+    async def requests() -> AsyncIterator[pb.ChatMultiplexRequest]:
+        yield start(1)
+        await asyncio.sleep(60)
+
+    async def send(_: pb.ChatMultiplexResponse) -> None:
+        pass
+
+    serving = asyncio.create_task(Multiplex(feed, lambda _: "").serve(requests(), send))
+    await asyncio.sleep(0.01)
+    for _ in range(2):
+        serving.cancel()
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        await cleaned.wait()
+
+
 async def test_a_number_is_one_running_call_s(echo: RunningServer) -> None:
     """A second Start of a running number ends the stream: nobody could tell the two apart."""
     async with running(EchoEngine(["echo"], "", 60)) as server, peer(server.target) as mux:
@@ -333,6 +361,23 @@ async def test_all_is_said_before_the_server_leaves() -> None:
     assert {status.code for status in mux.status.values()} == {code_pb2.OK}
 
 
+async def test_who_is_cut_amid_much_hears_why() -> None:
+    """A server that closes tells its reason, however fast its calls go on talking."""
+    engine = EchoEngine(["echo"], "", 0)
+    async with running(engine) as server, peer(server.target) as mux:
+        await mux.send(*(start(n, "word " * 8000) for n in range(4)))
+        while len(mux.deltas) < 4:
+            await mux.read()
+        reading = asyncio.create_task(mux.until(*range(4)))
+        await server.server.close()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reading
+
+    assert not mux.status
+    assert caught.value.details() == "the server is shutting down"
+    assert "grpc-status-details-bin" in trailers(caught.value)
+
+
 async def test_a_slow_peer_is_sent_less_and_cut() -> None:
     """Who reads nothing makes no call go on for ever, holds a bounded outbox, and is cut."""
     engine = EchoEngine(["echo"], "", 0)
@@ -361,6 +406,24 @@ async def test_an_outbox_takes_one_event_a_call() -> None:
     assert len((await outbox.take()).events) == 1
     await waiting
     assert not outbox.holds(1)
+
+
+async def test_an_outbox_is_flushed_of_what_was_there() -> None:
+    """Who waits for what was added waits till its message is sent, not for what came later."""
+    outbox = Outbox()
+    await outbox.flushed()
+    outbox.add(1)
+    waiting = asyncio.create_task(outbox.flushed())
+    await asyncio.sleep(0)
+    done = []
+    for n in range(3):  # the first is taken, then sent
+        await outbox.take()
+        outbox.add(n)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        done.append(waiting.done())
+
+    assert done == [False, True, True]
 
 
 async def test_large_messages_are_cut_between_events() -> None:
