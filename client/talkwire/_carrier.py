@@ -122,10 +122,16 @@ class Carrier(Generic[C]):
         """Give calls what the server says of them."""
         for event in message.events:
             call = self.calls.get(event.call)
-            if event.HasField("status") and event.call in self.calls:
+            if event.HasField("response"):  # first: once a token
+                if call:
+                    call.take(event.response)
+            elif event.HasField("admitted"):
+                if call:
+                    call.admit(event.admitted)
+            elif event.HasField("status") and event.call in self.calls:
                 self._forget(event)  # first: the call may look for another stream at once
-            if call:
-                call.take(event)
+                if call:
+                    call.fail(failure(event.status))
 
     def end(self, error: grpc.RpcError | None) -> None:
         """End the calls that run, as the stream ended."""

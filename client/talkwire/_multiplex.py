@@ -95,16 +95,17 @@ class CallBase:
         self._tried = 1
         self._refused = False  # for good
 
-    def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
-        """Take what the server says of this call."""
-        if event.HasField("response"):
-            self.begun = True
-            self.deltas.append(event.response)
-        elif event.HasField("admitted"):
-            self.begun = True
-            self.id = event.admitted
-        elif event.HasField("status"):
-            self.fail(failure(event.status))
+    def admit(self, id: str) -> None:
+        """Note that the server let the call in, as what."""
+        self.begun = True
+        self.id = id
+
+    def take(self, delta: pb.ChatStreamResponse) -> None:
+        """Take the next delta."""
+        self.begun = True
+        own = pb.ChatStreamResponse()  # the delta would keep its whole message, all calls' deltas
+        own.CopyFrom(delta)
+        self.deltas.append(own)
 
     def fail(self, failure: Failure | None) -> None:
         """End the call; what came of it can still be read."""

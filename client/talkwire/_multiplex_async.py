@@ -127,9 +127,14 @@ class AsyncCall(CallBase):
             self._timer.cancel()
         self._stop(Stopped())
 
-    def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
-        """Take what the server says of this call."""
-        super().take(event)
+    def admit(self, id: str) -> None:
+        """Note that the server let the call in, as what."""
+        super().admit(id)
+        self._wake()
+
+    def take(self, delta: pb.ChatStreamResponse) -> None:
+        """Take the next delta."""
+        super().take(delta)
         self._wake()
 
     def fail(self, failure: Failure | None) -> None:

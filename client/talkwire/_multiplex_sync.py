@@ -143,10 +143,16 @@ class Call(CallBase):
         """End the call, if it has not ended; from any thread."""
         self._stop(Stopped())
 
-    def take(self, event: pb.ChatMultiplexResponse.Event) -> None:
-        """Take what the server says of this call."""
+    def admit(self, id: str) -> None:
+        """Note that the server let the call in, as what."""
         with self._changed:
-            super().take(event)
+            super().admit(id)
+            self._changed.notify_all()
+
+    def take(self, delta: pb.ChatStreamResponse) -> None:
+        """Take the next delta."""
+        with self._changed:
+            super().take(delta)
             self._changed.notify_all()
 
     def fail(self, failure: Failure | None) -> None:

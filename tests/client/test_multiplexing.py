@@ -1,10 +1,12 @@
 """Streams that share calls: which call a stream takes, and that none feels the others."""
 
 import asyncio
+import resource
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -194,6 +196,17 @@ async def test_stop_finds_the_server(kind: str) -> None:
     assert {answer.finish_reason for answer in answers} == {"aborted"}
 
 
+@asynccontextmanager
+async def serving(service: chat_pb2_grpc.ChatServiceServicer) -> AsyncIterator[str]:
+    """Serve for the length of the block; yield the address."""
+    server = grpc.aio.server()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
 class Counting(Multiplexing):
     """Does as the query says, and notes the numbers of calls."""
 
@@ -221,12 +234,8 @@ class Counting(Multiplexing):
 async def counting() -> AsyncIterator[tuple[Counting, str]]:
     """A server that counts, and its address."""
     service = Counting()  # type: ignore[abstract]
-    server = grpc.aio.server()
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield service, f"127.0.0.1:{port}"
-    await server.stop(None)
+    async with serving(service) as target:
+        yield service, target
 
 
 async def test_numbers_are_used_again(kind: str, counting: tuple[Counting, str]) -> None:
@@ -318,6 +327,44 @@ async def test_who_reads_slowly_stops_nobody(client: Any) -> None:
     async with client.stream(text) as unread:
         assert [await said(client, text) for _ in range(3)] == [text] * 3
         assert (await unread.wait()).text == text
+
+
+class Large(chat_pb2_grpc.ChatServiceServicer):
+    """Has little to say to the first call, in messages that have much for one that has ended."""
+
+    async def ChatMultiplex(
+        self, requests: AsyncIterator[pb.ChatMultiplexRequest], context: Any
+    ) -> AsyncIterator[pb.ChatMultiplexResponse]:
+        call = (await anext(aiter(requests))).call
+        for _ in range(100):
+            message = pb.ChatMultiplexResponse()
+            message.events.add(call=call).response.text = "a"
+            message.events.add(call=call + 1).response.text = "x" * (1 << 20)
+            yield message
+        last = pb.ChatMultiplexResponse()
+        last.events.add(call=call).status.SetInParent()
+        yield last
+
+
+def megabytes() -> float:
+    """Return how much memory this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
+
+
+async def test_a_chunk_keeps_no_other_s(kind: str) -> None:
+    """Whatever else came in the messages that its deltas came in."""
+    service = Large()  # type: ignore[abstract]
+    async with (
+        serving(service) as target,
+        calling(kind, target) as caller,
+        caller.stream("x") as stream,
+    ):
+        before = megabytes()
+        chunks = [chunk async for chunk in stream]
+        assert megabytes() - before < 50
+
+    assert "".join(map(str, chunks)) == "a" * 100
 
 
 async def test_a_request_that_is_too_large_is_refused_alone(client: Any) -> None:
