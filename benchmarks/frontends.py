@@ -9,7 +9,7 @@ talkwire    `talkwire serve --engine echo`, asked by AsyncClient: each chat a ca
 grpc        a bare grpc.aio server and the generated stub: the same messages, nothing checked
 sse         Starlette on uvicorn: the same words in OpenAI's chunks, asked by aiohttp
 
-One word of each answer comes every --delay seconds, as from an engine; 0 is as fast as it can.
+A word of every answer comes each --delay seconds, as from an engine's step; 0 is as fast as can be.
 """
 
 from functools import partial

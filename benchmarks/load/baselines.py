@@ -2,7 +2,8 @@
 
     python benchmarks/load/baselines.py grpc|sse PORT DELAY
 
-Both say the words of the last message, one every DELAY seconds, and check nothing.
+Both say the words of the last message, one every DELAY seconds, all answers in step as the echo
+engine's are, and check nothing.
 """
 
 import asyncio
@@ -29,33 +30,58 @@ from talkwire_proto.v1 import chat_pb2_grpc
 _WORD = re.compile(r"\s*\S+")
 
 
-async def words(text: str, delay: float) -> AsyncIterator[str]:
+class Clock:
+    """The steps of an engine: all answers take them together."""
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def step(self) -> None:
+        """Wait for the next one."""
+        if not self._delay:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_later(self._delay, self._wake)
+        self._waiting.append(loop.create_future())
+        await self._waiting[-1]
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():  # its reader has left
+                one.set_result(None)
+
+
+async def words(text: str, clock: Clock) -> AsyncIterator[str]:
     """Say a text."""
     for word in _WORD.findall(text):
-        await asyncio.sleep(delay)
+        await clock.step()
         yield word
 
 
 class BareService(chat_pb2_grpc.ChatServiceServicer):
     """Knows one method."""
 
-    def __init__(self, delay: float) -> None:
-        self._delay = delay
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
 
     async def ChatStream(self, request: pb.ChatRequest, _: Any) -> AsyncIterator[Any]:
         """Say the query, then how long it was."""
         tokens = 0
-        async for word in words(request.query, self._delay):
+        async for word in words(request.query, self._clock):
             tokens += 1
             yield pb.ChatStreamResponse(text=word)
         usage = pb.Usage(completion_tokens=tokens)
         yield pb.ChatStreamResponse(finish_reason=pb.FINISH_REASON_STOP, usage=usage)
 
 
-async def serve_grpc(port: int, delay: float) -> None:
+async def serve_grpc(port: int, clock: Clock) -> None:
     """Serve it."""
     server = grpc.aio.server()
-    service = BareService(delay)  # type: ignore[abstract]  # one method is enough
+    service = BareService(clock)  # type: ignore[abstract]  # one method is enough
     chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)  # type: ignore[attr-defined]
     server.add_insecure_port(f"127.0.0.1:{port}")
@@ -63,7 +89,7 @@ async def serve_grpc(port: int, delay: float) -> None:
     await server.wait_for_termination()
 
 
-async def events(text: str, delay: float) -> AsyncIterator[str]:
+async def events(text: str, clock: Clock) -> AsyncIterator[str]:
     """Say a text as vLLM's OpenAI server would: the role, the words, the end, the usage."""
     head = {
         "id": f"chatcmpl-{uuid4().hex}",
@@ -78,7 +104,7 @@ async def events(text: str, delay: float) -> AsyncIterator[str]:
 
     yield event({"role": "assistant", "content": ""})
     tokens = 0
-    async for word in words(text, delay):
+    async for word in words(text, clock):
         tokens += 1
         yield event({"content": word})
     yield event({}, "stop")
@@ -86,12 +112,12 @@ async def events(text: str, delay: float) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-async def serve_sse(port: int, delay: float) -> None:
+async def serve_sse(port: int, clock: Clock) -> None:
     """Serve them with Starlette and uvicorn, as vLLM does."""
 
     async def chat(request: Request) -> Response:
         text = (await request.json())["messages"][-1]["content"]
-        return StreamingResponse(events(text, delay), media_type="text/event-stream")
+        return StreamingResponse(events(text, clock), media_type="text/event-stream")
 
     def well(_: Request) -> Response:
         return Response()
@@ -105,4 +131,4 @@ async def serve_sse(port: int, delay: float) -> None:
 
 if __name__ == "__main__":
     kind, port, delay = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    uvloop.run((serve_grpc if kind == "grpc" else serve_sse)(port, delay))
+    uvloop.run((serve_grpc if kind == "grpc" else serve_sse)(port, Clock(delay)))
