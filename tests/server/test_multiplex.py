@@ -378,20 +378,58 @@ async def test_who_is_cut_amid_much_hears_why() -> None:
     assert "grpc-status-details-bin" in trailers(caught.value)
 
 
+@asynccontextmanager
+async def lazy_peer(target: str) -> AsyncIterator[Peer]:
+    """Ask for 20 answers of 8,000 words, and read one message."""
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+    async with grpc.aio.insecure_channel(target, options) as channel:
+        stub: Any = ChatServiceStub(channel)
+        mux = Peer(stub.ChatMultiplex())
+        await mux.send(*(start(n, "word " * 8000) for n in range(20)))
+        await mux.read()
+        yield mux
+
+
 async def test_a_slow_peer_is_sent_less_and_cut() -> None:
-    """Who reads nothing makes no call go on for ever, holds a bounded outbox, and is cut."""
-    engine = EchoEngine(["echo"], "", 0)
-    async with running(engine, slow_reader_timeout=1) as server:
-        options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
-        async with grpc.aio.insecure_channel(server.target, options) as channel:
-            stub: Any = ChatServiceStub(channel)
-            mux = Peer(stub.ChatMultiplex())
-            await mux.send(*(start(n, "word " * 8000) for n in range(20)))
-            await asyncio.sleep(3)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await mux.until(*range(20))
+    """Who reads nothing has one event of each call kept and one made, and is cut."""
+
+    class Counting(EchoEngine):
+        said = 0
+
+        async def stream(self, call: Call) -> Any:
+            async for delta in super().stream(call):
+                self.said += 1
+                yield delta
+
+    engine = Counting(["echo"], "", 0)
+    async with (
+        running(engine, slow_reader_timeout=1) as server,
+        lazy_peer(server.target) as mux,
+    ):
+        await server.server.admission.empty()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await mux.until(*range(20))
         assert engine.unfinished == 0
+    calls = [[e.call for e in m.events if e.HasField("response")] for m in mux.messages]
+
     assert caught.value.code() is grpc.StatusCode.ABORTED
+    assert all(len(found) == len({*found}) for found in calls)
+    assert engine.said < 20 * 8000
+    assert engine.said - sum(map(len, calls)) <= 20 * 3  # sent in vain, kept, and made
+
+
+async def test_nobody_waits_for_a_peer_that_is_gone() -> None:
+    """A server that left a peer which read nothing has no task left for it."""
+    async with (
+        running(EchoEngine(["echo"], "", 0)) as server,
+        lazy_peer(server.target),
+    ):
+        await asyncio.sleep(0.3)  # till nothing more goes into its window
+        await server.server.close()
+        cuts = [task for task in asyncio.all_tasks() if "OpenCall.cut" in repr(task)]
+        _, left = await asyncio.wait(cuts, timeout=10) if cuts else ((), ())
+
+    assert not left
 
 
 async def test_an_outbox_takes_one_event_a_call() -> None:
