@@ -42,7 +42,16 @@ async def chunked(deltas: AsyncGenerator[Delta], chunking: pb.Chunking) -> Async
                 gathered, chars, due = {}, 0, inf
     finally:
         coming.cancel()
+        await _ended(coming)
+
+
+async def _ended(coming: asyncio.Future[Delta | None]) -> None:
+    """Wait for it whoever is cancelled meanwhile: a generator that runs cannot be closed."""
+    try:
         await asyncio.wait({coming})
+    except asyncio.CancelledError:
+        await _ended(coming)
+        raise
 
 
 def _add(gathered: dict[int, Delta], delta: Delta) -> int:

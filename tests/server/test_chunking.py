@@ -1,6 +1,8 @@
 """Fewer, larger messages: what may wait does, for as long as was said, and nothing is lost."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import timedelta
 from itertools import pairwise
 from time import monotonic
@@ -146,6 +148,33 @@ async def test_what_gathered_comes_before_the_failure() -> None:
 
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "".join(delta.text for delta in deltas) == "word0 word1 word2 word3 word4"
+
+
+async def test_who_is_cancelled_twice_cleans_up() -> None:
+    """A second cancel does not end the first one's cleaning up."""
+    cleaned = False
+
+    async def deltas() -> AsyncGenerator[Delta]:
+        nonlocal cleaned
+        try:
+            yield Delta(text="a")
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            cleaned = True
+
+    async def read() -> None:
+        async with aclosing(deltas()) as made, aclosing(chunked(made, pb.Chunking())) as chunks:
+            async for _ in chunks:
+                pass
+
+    reading = asyncio.create_task(read())
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert cleaned
 
 
 async def test_who_leaves_while_it_gathers_stops_the_engine() -> None:
