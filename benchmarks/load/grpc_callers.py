@@ -110,7 +110,11 @@ class TalkwireCaller:
 class MultiplexCaller(TalkwireCaller):
     """The same, with all chats of the process over one call."""
 
-    options: Mapping[str, Any] = {"multiplex": True}
+    options: Mapping[str, Any] = {
+        "multiplex": True,
+        # What a stream moved away from stays open: its bytes are counted to the end.
+        "channel_options": [("grpc.client_idle_timeout_ms", 2**31 - 1)],
+    }
 
 
 class StubCaller(GrpcCaller):
