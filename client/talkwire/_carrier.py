@@ -146,14 +146,14 @@ class Carrier(Generic[C]):
         self.open = False
 
     def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
+        # Where it is unavailable another stream, maybe another server, is better for the next.
+        if CODES.get(event.status.code) is grpc.StatusCode.UNAVAILABLE:
+            if self.open and is_crowded(event.status):
+                self._crowded = event.status
+                self._move()
+            self.open = False
         del self.calls[event.call]
         self._numbers.free(event.call)
-        # Where it is unavailable another stream, maybe another server, is better for the next.
-        left = CODES.get(event.status.code) is grpc.StatusCode.UNAVAILABLE
-        if left and self.open and is_crowded(event.status):
-            self._crowded = event.status
-            self._move()
-        self.open = self.open and not left
         if not self.open:
             self.close_if_idle()
 

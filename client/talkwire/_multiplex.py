@@ -167,6 +167,11 @@ def initial_metadata(id: str) -> Metadata:
     return ((REQUEST_ID, id),) if id else ()
 
 
+def broken() -> Failure:
+    """Say that a stream is read no more, for a fault of this side."""
+    return Failure(grpc.StatusCode.INTERNAL, "the client could not read on")
+
+
 def too_late() -> Failure:
     """Say that a call's deadline passed."""
     return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")

@@ -14,6 +14,7 @@ from talkwire._multiplex import (
     Metadata,
     Stopped,
     Tries,
+    broken,
     initial_metadata,
     too_late,
 )
@@ -71,6 +72,10 @@ class _Stream(Carrier["AsyncCall"]):
             self.end(error)
         except asyncio.CancelledError:  # the channel is closed
             self.end(Stopped())
+            raise
+        except Exception:
+            rpc.cancel()
+            self.end(broken())
             raise
 
 

@@ -16,6 +16,7 @@ from talkwire._multiplex import (
     Metadata,
     Stopped,
     Tries,
+    broken,
     initial_metadata,
     too_late,
 )
@@ -62,7 +63,7 @@ class _Stream(Carrier["Call"]):
         super().__init__(requests.put, way.move)
         self._lock = Lock()
         metadata += way.metadata
-        self._rpc = way.stub.ChatMultiplex(iter(requests.get, None), metadata=metadata)
+        self._rpc: Any = way.stub.ChatMultiplex(iter(requests.get, None), metadata=metadata)
         Thread(target=self._read, name="talkwire-multiplex", daemon=True).start()
 
     def start(self, call: "Call", left: float | None) -> int:
@@ -76,13 +77,16 @@ class _Stream(Carrier["Call"]):
             super().cancel(number, call)
 
     def _read(self) -> None:
-        failed: grpc.RpcError | None = None
         try:
             for message in self._rpc:
                 self.take(message)
+            self.end(None)
         except grpc.RpcError as error:
-            failed = error
-        self.end(failed)
+            self.end(error)
+        except Exception:
+            self._rpc.cancel()
+            self.end(broken())
+            raise
 
     def _break(self, error: grpc.RpcError | None) -> None:
         with self._lock:

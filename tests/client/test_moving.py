@@ -1,5 +1,6 @@
 """Shared streams move to other connections where a server's process has more than another."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+import talkwire
 from multiplexing import Multiplexing
 from support import calling
 from talkwire._carrier import MOST_MOVES
@@ -104,3 +106,24 @@ async def test_a_channel_of_the_callers_own_is_kept(kind: str) -> None:
 
     assert answer.text == "hi"
     assert len(service.peers) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@KINDS
+async def test_no_call_hangs_where_none_can_be_made(kind: str) -> None:
+    """Whatever ends the reading of a stream ends its calls; new ones have another."""
+    options: list[Any] = []
+
+    async def said() -> str:
+        async with caller.stream("hi") as stream:
+            return str((await stream.wait()).text)
+
+    async with crowded(3) as (_, target), calling(kind, target, channel_options=options) as caller:
+        assert caller.client.channel
+        options.append(("grpc.none", object()))
+        async with asyncio.timeout(10):
+            for failed in await asyncio.gather(said(), said(), return_exceptions=True):
+                assert isinstance(failed, talkwire.ServerError)
+                assert "could not read on" in str(failed)
+            options.clear()
+            assert await said() == "hi"
