@@ -165,6 +165,23 @@ async def test_what_cannot_be_read_is_one_call_s(echo: RunningServer) -> None:
     assert "is not a protobuf message" in mux.status[3].message
 
 
+async def test_what_a_newer_contract_says_is_refused(echo: RunningServer) -> None:
+    """Fields that this server does not know are named with their paths, all at once."""
+    unknown = b"\x98\x06\x01"  # field 99
+    request = start(1)
+    request.MergeFromString(unknown)
+    request.start.MergeFromString(unknown)
+    cancelling = cancel(2)
+    cancelling.cancel.MergeFromString(unknown)
+    async with peer(echo.target) as mux:
+        await mux.send(request, cancelling)
+        await mux.until(1, 2)
+
+    assert [mux.reason(n) for n in (1, 2)] == ["UNSUPPORTED_FEATURE"] * 2
+    assert "field 99, start.field 99" in mux.status[1].message
+    assert "cancel.field 99" in mux.status[2].message
+
+
 async def test_a_cancel_ends_one_call_and_its_work() -> None:
     """Cancel: status CANCELLED, the engine idle; a cancel of what is not running is nothing."""
     engine = EchoEngine(["echo"], "", 0.02)
