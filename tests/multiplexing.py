@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -48,12 +49,16 @@ class Multiplexing(chat_pb2_grpc.ChatServiceServicer):
         events: asyncio.Queue[pb.ChatMultiplexResponse.Event] = asyncio.Queue()
         calls: dict[int, asyncio.Task[None]] = {}
 
+        def forget(call: int, _: object) -> None:
+            del calls[call]
+
         async def read() -> None:
             async for request in requests:
                 if request.HasField("start"):
                     answering = self._answer(request, context, events)
-                    calls[request.call] = asyncio.create_task(answering)
-                else:
+                    task = calls[request.call] = asyncio.create_task(answering)
+                    task.add_done_callback(partial(forget, request.call))
+                elif request.call in calls:  # else it ended meanwhile
                     calls[request.call].cancel()
 
         reading = asyncio.create_task(read())
@@ -85,4 +90,6 @@ class Multiplexing(chat_pb2_grpc.ChatServiceServicer):
                 tell(response=delta)
         except Ended:
             pass
+        except asyncio.CancelledError:
+            own.status.code = grpc.StatusCode.CANCELLED.value[0]
         tell(status=own.status)

@@ -250,6 +250,19 @@ async def test_numbers_are_used_again(kind: str, counting: tuple[Counting, str])
     assert service.numbers == [1, 1, 1, 1, 2]
 
 
+async def test_a_cancelled_call_s_number_too(kind: str, counting: tuple[Counting, str]) -> None:
+    """As soon as its status came, which a cancelled one has like any."""
+    service, target = counting
+    async with calling(kind, target) as caller:
+        async with caller.stream("hold"):
+            pass
+        async with asyncio.timeout(10):
+            for more in count(1):  # so many at once that they need it
+                await asyncio.gather(*(said(caller) for _ in range(more)))
+                if service.numbers.count(1) > 1:
+                    break
+
+
 @pytest.mark.parametrize("attempts", [1, 2, 4])
 async def test_refused_calls_are_tried_again(
     kind: str, counting: tuple[Counting, str], attempts: int
