@@ -178,17 +178,20 @@ class Pool(Generic[S]):
         for other in self._streams.keys() - {metadata}:
             for stream in self._streams[other]:
                 stream.close_if_idle()
-        self._streams = {
-            key: [stream for stream in streams if stream.open]
-            for key, streams in self._streams.items()
-            if key == metadata or any(stream.open for stream in streams)
-        }
         streams = self._streams.setdefault(metadata, [])
+        if not all(stream.open for some in self._streams.values() for stream in some):
+            streams = self._drop(metadata)
         fewest = min(streams, key=lambda stream: len(stream.calls), default=None)
         if fewest is None or (fewest.calls and len(streams) < self._most):
             fewest = self._make(metadata)
             streams.append(fewest)
         return fewest
+
+    def _drop(self, metadata: Metadata) -> list[S]:
+        """Forget the streams that take no calls; return those that do, of some metadata."""
+        opened = {key: [s for s in some if s.open] for key, some in self._streams.items()}
+        self._streams = {key: some for key, some in opened.items() if some or key == metadata}
+        return self._streams[metadata]
 
 
 def _start(number: int, request: pb.ChatRequest, left: float | None) -> pb.ChatMultiplexRequest:
