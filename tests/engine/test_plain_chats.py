@@ -85,6 +85,7 @@ async def test_both_ways_lead_to_the_same(vllm: RunningServer, template: str | N
 
 
 LONG = [
+    make(pb.ChatRequest, query="Hi", sampling={"max_tokens": 2049}),
     pb.ChatRequest(query="x" * 2000),
     pb.ChatRequest(query="Hi", system="x" * 2000),
     pb.ChatRequest(query="Hi", messages=[pb.Message(role=pb.ROLE_ASSISTANT)] * 64),
@@ -93,7 +94,7 @@ LONG = [
 
 @pytest.mark.parametrize("asked", LONG)
 async def test_what_is_long_takes_vllms_way(vllm: RunningServer, asked: pb.ChatRequest) -> None:
-    """Its threads: the loop goes on meanwhile. An empty message has a length, too."""
+    """Through its threads, and its checks. An empty message has a length, too."""
     prompts = await renderer(vllm, None)
     prompts._by_vllm = refuse
     with pytest.raises(AssertionError, match="in vLLM's way"):

@@ -123,7 +123,8 @@ class Prompts:
             asked = await asyncio.to_thread(breaking) if length > _LONG else breaking()
         with rendering(asked):
             made = self._request(call, asked)
-            short = is_short(made["messages"]) and is_plain(asked, made["messages"])
+            fits = made["max_completion_tokens"] <= self._config.max_model_len  # else vLLM refuses
+            short = fits and is_short(made["messages"]) and is_plain(asked, made["messages"])
             plain = self._plain if short else None
             rendered = (plain and _by(plain, asked, made)) or await self._by_vllm(asked, made)
         tokens, limit = len(rendered.prompt["prompt_token_ids"]), self._config.max_model_len
