@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from cancels import Leave, by_engine
 from frontends import contenders
 from load.chats import Chats, Expected, Reply, WrongAnswer, texts
 from load.clients import Share
-from load.figures import figures
+from load.figures import figures, marks
 from load.measure import Measurement, Plan
+from load.report import Result, losses
 from processes import ROOT, run
 from tables import BEGIN, END, PAGES, tables
 
@@ -108,9 +110,61 @@ def test_figures_are_sums_over_all_clients() -> None:
     assert {name: told[name] for name in wanted} == pytest.approx(wanted)
 
 
+def test_p99_of_few_is_not_told() -> None:
+    """Of less than 100 it would be the most."""
+    assert marks("ttft", [0.001] * 99) == {"ttft_p50": 1}
+    assert marks("ttft", [0.001] * 99 + [1]) == {"ttft_p50": 1, "ttft_p99": 1}
+
+
+def test_a_loss_is_one_by_median() -> None:
+    """Though some of our runs are better; what a file has no figures of is left out."""
+    ours = [{"rate": rate, "bytes": 9} for rate in (10, 20, 40)]
+    theirs = [{"rate": rate, "bytes": 9, "ttft_p50": 1} for rate in (15, 30, 35)]
+    runs = {"talkwire": {"4": ours}, "sse": {"4": theirs}}
+
+    assert [*losses(Result({"runs": runs}))] == [
+        "4 streams, talkwire against sse: tok/s 20 (10-40) to 30 (15-35)"
+    ]
+
+
 def test_the_pages_have_the_tables_of_the_results() -> None:
     """What README and docs say of speed is made from the committed results."""
     for name, results in PAGES.items():
         made = tables(results)
         assert "tok/s" in made
         assert f"{BEGIN}\n{made}\n{END}" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_what_it_costs_to_be_there_is_measured() -> None:
+    """Each figure of the footprint is there, however few it is taken of."""
+    few = ("--connections=20", "--streams=20", "--repeats=1")
+    done = run(sys.executable, BENCHMARKS / "footprint.py", *few)
+    assert done.returncode == 0, done.stderr
+
+    told = dict(line.split() for line in done.stdout.splitlines())
+    assert told.keys() == {
+        *("import_ms", "start_ms", "server_mb", "connection_kb", "stream_kb", "multiplexed_kb")
+    }
+    assert all(float(told[name]) > 0 for name in ("import_ms", "start_ms", "server_mb"))
+
+
+def test_cancels_are_measured_in_both_ways() -> None:
+    """The frontend is rid of each; the echo engine has no gauge that would say so."""
+    few = ("--model=echo", "--running=4", "--cancels=3", "--tokens=200")
+    done = run(sys.executable, BENCHMARKS / "cancels.py", *few)
+    assert done.returncode == 0, done.stderr
+
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == [
+        "talkwire",
+        "talkwire multiplexed",
+    ]
+    assert done.stdout.count("frontend_p99") == 2
+    assert "engine" not in done.stdout
+
+
+def test_a_cancel_that_the_engine_never_told_of_is_counted() -> None:
+    """It took at least as long as was waited for it."""
+    left = [Leave("a", at=1.0, until=1.5), Leave("b", at=2.0, until=2.25)]
+    running = [(0.5, 2), (1.125, 1), (1.75, 2), (3.0, 1)]
+
+    assert by_engine(left, running) == (1, [125.0, 250.0])
