@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 REPLAY = """
 import asyncio, json, time
+from functools import partial
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server import vllm_engine
 from talkwire_server.engine import Call
@@ -32,26 +33,36 @@ engine = vllm_engine.load(
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.registry import renderer_from_config
 
+def outputs():
+    for i in range(TOKENS):
+        end = "length" if i == TOKENS - 1 else None
+        part = CompletionOutput(0, " word", [i], None, None, finish_reason=end)
+        yield RequestOutput("id", None, [], None, [part], finished=bool(end))
+
+class Collector:
+    def __init__(self):
+        self.get_nowait = partial(next, outputs())
+
 class Replay:
     renderer = renderer_from_config(engine._config)
     async def get_supported_tasks(self):
         return ["generate"]
-    async def generate(self, *_args, **_options):
-        for i in range(TOKENS):
-            end = "length" if i == TOKENS - 1 else None
-            part = CompletionOutput(0, " word", [i], None, None, finish_reason=end)
-            yield RequestOutput("id", None, [], None, [part], finished=bool(end))
+    async def add_request(self, *_args, **_options):
+        return Collector()
+    async def generate(self, *_args, **_options):  # what trees before that asked for
+        for output in outputs():
+            yield output
     async def abort(self, _id):
         pass
 
 async def main():
-    engine._building.set_result(Replay())
+    engine._building.set_result(llm := Replay())
     await engine.ready()
     async def answer():
         async for _ in engine.stream(Call("id", engine.models[0].id, pb.ChatRequest(query="x"))):
             pass
     async def bare():
-        async for _ in engine.llm.generate():
+        async for _ in llm.generate():
             pass
     figures = {}
     for name, step in (("warm", answer), ("stream", answer), ("bare", bare)):
