@@ -58,7 +58,9 @@ class RawCaller:
 
     async def __aexit__(self, *_: object) -> None:
         self._llm.shutdown(timeout=20)
-        gc.unfreeze()  # else it outlives what it needs to end
+        del self._llm
+        gc.unfreeze()
+        gc.collect()  # else it outlives what it needs to end
 
     async def ask(self, prompt: int) -> Reply:
         """Ask, and read it output by output."""
