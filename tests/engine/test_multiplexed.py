@@ -128,15 +128,15 @@ async def test_of_cancelled_calls_nothing_is_left(
     requests = [asked("long", number) for number in range(16)]
     whole = await answers(multiplexed, requests)
 
-    async def cancelled(number: int, moment: float) -> None:
-        request = asked("long", number)
-        stream = multiplexed.send_stream(request)
-        asyncio.get_running_loop().call_later(moment, stream.cancel)
-        with pytest.raises(Cancelled):
-            async with stream:
+    async def cancelled(number: int, chunks: int) -> None:
+        async with multiplexed.send_stream(asked("long", number)) as stream:
+            for _ in range(chunks):
+                await anext(stream)
+            stream.cancel()
+            with pytest.raises(Cancelled):
                 await stream.wait()
 
-    ending = [cancelled(number, draw.uniform(0, 1)) for number in range(100, 116)]
+    ending = [cancelled(number, draw.randrange(20)) for number in range(100, 116)]
     beside, *_ = await asyncio.gather(answers(multiplexed, requests), *ending)
 
     assert beside == whole
