@@ -27,8 +27,8 @@ from pathlib import Path
 from load import options
 from load.chats import Chats, Expected, questions
 from load.engine import EngineSetup
-from load.grpc_callers import MultiplexCaller, TalkwireCaller
 from load.measure import Contender
+from load.ours import talkwire
 from load.servers import serves_grpc, serves_http
 from load.sse_caller import SseCaller
 from load.token_callers import RawCaller, VllmGrpcCaller
@@ -40,29 +40,13 @@ def contenders(chats: Chats, flags: Sequence[str], frontends: int) -> dict[str, 
     def command(module: str, *more: str, port: int) -> list[str]:
         return ["-m", module, f"--port={port}", "--host=127.0.0.1", *flags, *more]
 
-    def talkwire(count: int, port: int) -> list[str]:
+    def served(count: int, port: int) -> list[str]:
         more = [f"--frontends={count}"] if count > 1 else []
         return command("talkwire_server", "--default-system=", *more, port=port)
 
     return {
         "raw": Contender(ways={"raw": lambda _: partial(RawCaller, flags, chats)}),
-        "talkwire": Contender(
-            ways={
-                "talkwire": lambda port: partial(TalkwireCaller, port, chats),
-                "talkwire multiplexed": lambda port: partial(MultiplexCaller, port, chats),
-            },
-            command=partial(talkwire, 1),
-            serves=serves_grpc,
-        ),
-        "frontends": Contender(
-            ways={
-                f"talkwire multiplexed, {frontends} frontends": lambda port: partial(
-                    MultiplexCaller, port, chats
-                )
-            },
-            command=partial(talkwire, frontends),
-            serves=serves_grpc,
-        ),
+        **talkwire(chats, served, frontends),
         "openai": Contender(
             ways={"openai http": lambda port: partial(SseCaller, port, chats)},
             command=lambda port: command("vllm.entrypoints.openai.api_server", port=port),
@@ -80,11 +64,8 @@ def main() -> None:
     """Measure."""
     parser = options.parser(__doc__, ["raw", "talkwire", "openai", "vllm-grpc"], "1,8,32,64")
     parser.add_argument("--model", default="tiny", help="tiny, embedded or a folder (%(default)s)")
-    parser.add_argument("--frontends", type=int, default=1, help="of one more, if more than 1")
     parser.add_argument("engine_flags", nargs="*", help="vLLM's, after --", metavar="FLAG")
     flags = parser.parse_args()
-    if flags.frontends > 1 and "frontends" not in flags.servers:
-        flags.servers += ",frontends"
     if find_spec("smg_grpc_servicer") is None and "vllm-grpc" in flags.servers:
         sys.exit("vllm-grpc needs smg-grpc-servicer: pip install it, or choose other --servers")
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from load import options
 from load.chats import Chats, Expected, texts
-from load.grpc_callers import MultiplexCaller, StubCaller, TalkwireCaller
+from load.grpc_callers import StubCaller
 from load.measure import Contender
+from load.ours import talkwire
 from load.servers import serves_grpc, serves_http
 from load.sse_caller import SseCaller
 
@@ -28,7 +29,7 @@ BASELINES = Path(__file__).parent / "load/baselines.py"
 def contenders(chats: Chats, delay: float, frontends: int = 1) -> dict[str, Contender]:
     """Say how each server is started and asked."""
 
-    def talkwire(count: int, port: int) -> list[str]:
+    def served(count: int, port: int) -> list[str]:
         flags = [f"--port={port}", f"--echo-delay={delay}", "--log-level=warning"]
         return ["-m", "talkwire_server", "--engine=echo", f"--frontends={count}", *flags]
 
@@ -36,23 +37,7 @@ def contenders(chats: Chats, delay: float, frontends: int = 1) -> dict[str, Cont
         return [str(BASELINES), kind, str(port), str(delay)]
 
     return {
-        "talkwire": Contender(
-            ways={
-                "talkwire": lambda port: partial(TalkwireCaller, port, chats),
-                "talkwire multiplexed": lambda port: partial(MultiplexCaller, port, chats),
-            },
-            command=partial(talkwire, 1),
-            serves=serves_grpc,
-        ),
-        "frontends": Contender(
-            ways={
-                f"talkwire multiplexed, {frontends} frontends": lambda port: partial(
-                    MultiplexCaller, port, chats
-                ),
-            },
-            command=partial(talkwire, frontends),
-            serves=serves_grpc,
-        ),
+        **talkwire(chats, served, frontends),
         "grpc": Contender(
             ways={"grpc": lambda port: partial(StubCaller, port, chats)},
             command=partial(baseline, "grpc"),
@@ -70,10 +55,7 @@ def main() -> None:
     """Measure."""
     parser = options.parser(__doc__, ["talkwire", "grpc", "sse"], "1,8,32,64,128,256")
     parser.add_argument("--delay", type=float, default=0.025, help="of a word, s (%(default)s)")
-    parser.add_argument("--frontends", type=int, default=1, help="of one more, if more than 1")
     flags = parser.parse_args()
-    if flags.frontends > 1:
-        flags.servers += ",frontends"
     chats = Chats(texts(flags.tokens), flags.tokens)
     expected = Expected(chats, "stop", exact=True, texts=dict(enumerate(chats.prompts)))
     servers = contenders(chats, flags.delay, flags.frontends)

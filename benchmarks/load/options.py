@@ -22,6 +22,9 @@ def parser(doc: str, servers: Sequence[str], default_levels: str) -> argparse.Ar
     )
     made.add_argument("--levels", default=default_levels, help="streams side by side (%(default)s)")
     made.add_argument("--servers", default=",".join(servers), help="which (%(default)s)")
+    made.add_argument(
+        "--frontends", type=int, default=1, help="of one talkwire more, if more than 1"
+    )
     made.add_argument("--repeats", type=int, default=3, help="runs of each level (%(default)s)")
     made.add_argument("--chats", type=int, default=512, help="in a run, or more (%(default)s)")
     made.add_argument("--tokens", type=int, default=128, help="of each answer (%(default)s)")
@@ -47,6 +50,8 @@ def run(
     settings: Mapping[str, Any],
 ) -> None:
     """Measure what the flags want, and show it."""
+    if flags.frontends > 1 and "frontends" not in flags.servers:
+        flags.servers += ",frontends"
     if unknown := set(flags.servers.split(",")) - set(contenders):
         sys.exit(f"no such server: {', '.join(unknown)}; there are {', '.join(contenders)}")
     kept = {key: getattr(flags, key) for key in ("repeats", "chats", "tokens", "clients")}
