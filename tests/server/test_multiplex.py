@@ -277,6 +277,7 @@ async def test_who_is_cut_twice_cleans_up_once() -> None:
         await asyncio.sleep(0.01)
     async with asyncio.timeout(5):
         await cleaned.wait()
+    assert serving.cancelled()
 
 
 async def test_a_number_is_one_running_call_s(echo: RunningServer) -> None:

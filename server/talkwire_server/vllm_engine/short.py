@@ -10,7 +10,7 @@ from typing import Any
 from vllm.renderers.base import BaseRenderer
 from vllm.renderers.params import ChatParams
 
-SHORT = 2000  # characters of a conversation: some 0.2 ms of the event loop
+_SHORT = 2000  # characters of a conversation: some 0.2 ms of the event loop
 
 
 class ShortFirst:
@@ -32,14 +32,14 @@ class ShortFirst:
         """Render and tokenize, in a thread only what is long, or has tools, documents or media."""
         variables = chat_params.chat_template_kwargs
         bare = not (variables.get("tools") or variables.get("documents"))
-        if bare and len(str(variables)) <= SHORT and all(map(is_short, conversations)):
+        if bare and len(str(variables)) <= _SHORT and all(map(is_short, conversations)):
             return self._renderer.render_chat(conversations, chat_params, *args, **kwargs)
         return await self._renderer.render_chat_async(conversations, chat_params, *args, **kwargs)
 
 
 def is_short(conversation: Iterable[Mapping[str, Any]]) -> bool:
     """Tell whether rendering and tokenizing a conversation of texts holds nobody up."""
-    left = SHORT
+    left = _SHORT
     for message in conversation:
         left -= len(str(message))
         if left < 0 or not isinstance(message.get("content"), str):
