@@ -9,7 +9,7 @@ kept. gRPC's core resets a call that nothing refers to any more, which its two t
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
 from weakref import ref
@@ -47,30 +47,19 @@ class ThisCall:
             keeper.add_done_callback(lambda _: ended())
 
 
-class _Loop:
-    """The event loop, but that the task which keeps a call is known to those that it starts."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.create_future = loop.create_future  # each message takes one
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
-
-    def create_task(
-        self, coroutine: Coroutine[Any, Any, None], **options: Any
-    ) -> asyncio.Task[None]:
-        context = copy_context()
-        task = self._loop.create_task(coroutine, context=context, **options)
-        if coroutine.__name__ == "_schedule_rpc_coro":  # type: ignore[attr-defined]  # has one
-            context.run(_KEEPER.set, task)
-        return task
+def _make_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+) -> asyncio.Task[Any]:
+    """Be the loop's task factory: the task that keeps a call is known to those that it starts."""
+    if getattr(coroutine, "__name__", "") != "_schedule_rpc_coro":
+        return asyncio.Task(coroutine, loop=loop, **options)
+    context = options.pop("context", None) or copy_context()
+    task = asyncio.Task(coroutine, loop=loop, context=context, **options)
+    context.run(_KEEPER.set, task)
+    return task
 
 
 class _Listener(cygrpc.AioServer):  # type: ignore[misc]  # without types
-    def __init__(self, loop: asyncio.AbstractEventLoop, *options: Any) -> None:
-        super().__init__(_Loop(loop), *options)
-
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
         if method is not None:
             registered: asyncio.Future[Any] = super()._make_request_call_future(method)
@@ -95,7 +84,8 @@ async def _refuse(call: Any) -> None:
 
 
 def listener(**options: Any) -> grpc.aio.Server:
-    """Make a server, with the options of `grpc.aio.server`."""
+    """Make a server, with the options of `grpc.aio.server`, and a task factory of the loop's."""
+    asyncio.get_running_loop().set_task_factory(_make_task)
     theirs = cygrpc.AioServer
     cygrpc.AioServer = _Listener
     try:
