@@ -82,7 +82,7 @@ async def serve_watched(settings: Settings, engine: Watched) -> None:
 def main(file: Path, flags: list[str]) -> None:
     """Serve, then write."""
     settings = options.parse(flags, os.environ)
-    start_logging(settings.log_level, texts=False)
+    start_logging(settings)
     engine = Watched(cli._engine(settings))
     uvloop.run(serve_watched(settings, engine))
     file.write_text(json.dumps({"ended": engine.ended, "running": engine.running}))

@@ -8,14 +8,16 @@ from talkwire_server.admission import Admission
 from talkwire_server.callers import Caller
 from talkwire_server.chunking import chunked
 from talkwire_server.engine import Call, Delta, Engine, Sink, pour
+from talkwire_server.journal import Journal
 
 
 class Answers:
     """The answers of an engine to the calls that are admitted. All raise `CallError`s only."""
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine, admission: Admission, journal: Journal) -> None:
         self._engine = engine
         self._admission = admission
+        self._journal = journal
 
     @asynccontextmanager
     async def begin(
@@ -32,11 +34,14 @@ class Answers:
         `left` are the seconds until its deadline. However the block ends, the engine's generator
         is closed.
         """
-        async with (
-            self._admission.enter(call_id, request, who, left, final_only=final_only) as call,
-            self._deltas(call) as deltas,
-        ):
-            yield deltas
+        rpc = "Chat" if final_only else "ChatStream"
+        with self._journal.entry(rpc, call_id, who.name, left) as entry:
+            async with (
+                self._admission.enter(call_id, request, who, left, final_only=final_only) as call,
+                self._deltas(call) as deltas,
+            ):
+                with entry.answering(call):
+                    yield deltas
 
     async def feed(
         self,
@@ -48,13 +53,18 @@ class Answers:
         on_admission: Callable[[str], None],
     ) -> None:
         """Give the answer to a sink. `on_admission` hears of the call's id before."""
-        async with self._admission.enter(call_id, request, who, left) as call:
-            on_admission(call_id)
-            if call.places and not request.HasField("chunking"):
-                await self._engine.feed(call, sink)
-                return
-            async with self._deltas(call) as deltas:
-                await pour(deltas, sink)
+        with self._journal.entry("ChatMultiplex", call_id, who.name, left) as entry:
+            async with self._admission.enter(call_id, request, who, left) as call:
+                on_admission(call_id)
+                with entry.answering(call):
+                    await self._feed(call, sink)
+
+    async def _feed(self, call: Call, sink: Sink) -> None:
+        if call.places and not call.request.HasField("chunking"):
+            await self._engine.feed(call, sink)
+            return
+        async with self._deltas(call) as deltas:
+            await pour(deltas, sink)
 
     @asynccontextmanager
     async def _deltas(self, call: Call) -> AsyncIterator[AsyncGenerator[Delta]]:

@@ -15,6 +15,7 @@ from talkwire_server.callers import caller, caller_anew
 from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Delta, Engine
 from talkwire_server.errors import Crowded, InvalidRequest, Violation
+from talkwire_server.journal import Journal
 from talkwire_server.multiplex import Multiplex
 from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.outbox import Place
@@ -27,10 +28,12 @@ MOVES = "x-talkwire-moves"
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
     """Answers chats."""
 
-    def __init__(self, engine: Engine, admission: Admission, open_calls: OpenCalls) -> None:
+    def __init__(
+        self, engine: Engine, admission: Admission, open_calls: OpenCalls, journal: Journal
+    ) -> None:
         self._engine = engine
         self._admission = admission
-        self._answers = Answers(engine, admission)
+        self._answers = Answers(engine, admission, journal)
         self._open_calls = open_calls
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
@@ -41,14 +44,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 answer.add(delta)
         return answer.response
 
-    async def ChatStream(
+    async def ChatStream(  # type: ignore[override]  # a coroutine that writes
         self, request: pb.ChatRequest, context: Context
-    ) -> AsyncIterator[pb.ChatStreamResponse]:
+    ) -> None:
         """Answer piece by piece. However this ends, the engine's generator is closed."""
         async with self._deltas(request, context) as (deltas, call):
             async for delta in deltas:
                 call.sending_since = monotonic()
-                yield delta
+                await context.write(delta)
                 call.sending_since = inf
 
     async def ChatMultiplex(  # type: ignore[override]  # a coroutine that writes

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     if sys.stdin is None:  # else the event loop's own files would take descriptor 0
         sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     settings = options.parse(argv, os.environ)
-    start_logging(settings.log_level, texts=settings.log_texts)
+    start_logging(settings)
     try:
         status = uvloop.run(_serving(settings, started))
         if settings.engine == "vllm":

@@ -28,6 +28,7 @@ class Call:
         used: Tokens of prompt and answers that the engine saw, set when its stream ends, however it
             ends; 0 where it was refused before it ran.
         ending: Why the answer shall end before its own end; 0 while it shall not.
+        last: The last delta of the answer, with `usage` and `timing`, once there is one.
 
     """
 
@@ -40,6 +41,7 @@ class Call:
     waited: float = field(default=0.0, init=False)
     used: int = field(default=0, init=False)
     ending: pb.FinishReason.ValueType = field(default=pb.FINISH_REASON_UNSPECIFIED, init=False)
+    last: Delta | None = field(default=None, init=False)
     _on_end: Callable[[], object] = field(default=lambda: None, init=False)
 
     @property
@@ -63,16 +65,20 @@ class Call:
         """Open the answer: `id` and `model` go into its first delta, and only there."""
         return pb.ChatStreamResponse(id=self.id, model=self.model)
 
-    def timing(self, queue: float, first_token: float) -> pb.Timing:
-        """Close the answer: what it took, in seconds from `arrival`, total up to now.
+    def close(self, delta: Delta, queue: float = 0.0, first_token: float = 0.0) -> None:
+        """Close the answer with its last delta, which has its usage: say what it took up to now.
 
-        What the engine gives is counted from when the call `started`; 0: there was no token.
+        What the engine gives, in seconds, is counted from when the call `started`; no first token:
+        there was none. On the wire it is counted from `arrival`.
         """
-        return pb.Timing(
-            queue=duration(self.waited + queue),
-            first_token=duration(first_token and self.waited + first_token),
-            total=duration(monotonic() - self.arrival),
+        delta.timing.CopyFrom(
+            pb.Timing(
+                queue=duration(self.waited + queue),
+                first_token=duration(first_token and self.waited + first_token),
+                total=duration(monotonic() - self.arrival),
+            )
         )
+        self.last = delta
 
     async def unbegun(self) -> AsyncGenerator[Delta]:
         """Answer a call that was ended before anything was generated: there is nothing."""
@@ -80,7 +86,7 @@ class Call:
         deltas = [pb.ChatStreamResponse(index=i, finish_reason=self.ending) for i in answers]
         deltas[0].MergeFrom(self.first_delta())
         deltas[-1].usage.SetInParent()
-        deltas[-1].timing.CopyFrom(self.timing(0, 0))
+        self.close(deltas[-1])
         for delta in deltas:
             yield delta
 

@@ -1,22 +1,41 @@
 """The server's log: what happened, and in which lines of code, but not what anybody wrote."""
 
 import asyncio
+import json
 import logging
 import sys
 import traceback
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
+
+from talkwire_server.settings.logs import LogSettings
 
 log = logging.getLogger("talkwire")
 
 _FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 
-class Discreet(logging.Formatter):
-    """Writes exceptions down without their texts, which quote requests: kinds and stacks alone."""
+class Lines(logging.Formatter):
+    """Writes a record as a line for people; what it has as `fields` follows as `name=value`.
 
-    def formatException(self, ei: object) -> str:
+    Exceptions go without their texts, which quote requests, unless those are wanted: kinds and
+    stacks alone.
+    """
+
+    def __init__(self, *, texts: bool) -> None:
+        super().__init__(_FORMAT)
+        self._texts = texts
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Write the line without what failed."""
+        said = "".join(f" {name}={value}" for name, value in fields_of(record).items())
+        return super().formatMessage(record) + said
+
+    def formatException(self, ei: Any) -> str:
         """Write an exception down, and those that led to it."""
+        if self._texts:
+            return super().formatException(ei)
         error = ei[1] if isinstance(ei, tuple) else None
         told: list[str] = []
         while isinstance(error, BaseException):
@@ -26,18 +45,42 @@ class Discreet(logging.Formatter):
         return "\nwhich led to\n".join(told)
 
 
+class JsonLines(Lines):
+    """Writes a record as one line of JSON for machines; its `fields` are members of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the whole record."""
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said, ensure_ascii=False, default=str)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what a record was given as `extra={"fields": …}`."""
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    return fields
+
+
 def _is_quotation(record: logging.LogRecord) -> bool:
     """Tell whether gRPC quotes metadata that it cannot decode: maybe a token."""
     return record.name == "grpc._cython.cygrpc" and str(record.msg).startswith("Invalid encoding")
 
 
-def start_logging(level: str, *, texts: bool) -> None:
-    """Have all log lines go to standard error; exceptions' texts only with `texts`."""
+def start_logging(settings: LogSettings) -> None:
+    """Have all log lines, vLLM's among them, go to standard error."""
+    kind = JsonLines if settings.log_format == "json" else Lines
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT) if texts else Discreet(_FORMAT))
-    if not texts:
+    handler.setFormatter(kind(texts=settings.log_texts))
+    if not settings.log_texts:
         handler.addFilter(lambda record: not _is_quotation(record))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
 def log_unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

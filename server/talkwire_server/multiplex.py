@@ -64,6 +64,9 @@ class Multiplex:
                 for message in parts(taken):
                     await send(message)
             await reading
+        except asyncio.CancelledError as cut:
+            self._cut_all(*cut.args)
+            raise
         finally:
             reading.cancel()
             self._cut_all()
@@ -103,15 +106,15 @@ class Multiplex:
         elif request.call in self._calls:  # else it has ended, and the caller will read so
             self._stop(request.call, _CANCELLED)
 
-    def _stop(self, call: int, why: pb.CallStatus | None) -> None:
+    def _stop(self, call: int, status: pb.CallStatus | None, why: object = None) -> None:
         """Cut a running call, once: a second cancel would end its cleaning up."""
         if call not in self._cut:
-            self._cut[call] = why
-            self._calls[call].cancel()
+            self._cut[call] = status
+            self._calls[call].cancel(why)
 
-    def _cut_all(self) -> None:
+    def _cut_all(self, why: object = None) -> None:
         for call in self._calls:
-            self._stop(call, None)
+            self._stop(call, None, why)
 
     async def _answer(self, call: int, start: pb.ChatMultiplexRequest.Start) -> pb.CallStatus:
         """Put a call's deltas into the outbox; return how it ended."""

@@ -56,7 +56,7 @@ class OpenCall:
             await asyncio.wait([self._handler])
             return
         # First the status: a handler that is cancelled sends none.
-        asyncio.get_running_loop().call_soon(self._handler.cancel)
+        asyncio.get_running_loop().call_soon(self._handler.cancel, error)
         try:
             async with asyncio.timeout(patience or None):
                 await abort(self._context, error, self.id)

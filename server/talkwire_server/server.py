@@ -17,12 +17,14 @@ from talkwire_server.describe import add_reflection
 from talkwire_server.engine import Engine, StartError
 from talkwire_server.errors import CallError, EngineDead, ShuttingDown
 from talkwire_server.health import NOT_SERVING, SERVING, Health
+from talkwire_server.journal import Journal
 from talkwire_server.listener import listener
 from talkwire_server.model_service import ModelService
 from talkwire_server.open_calls import OpenCalls
 from talkwire_server.security import tls
 from talkwire_server.security.guard import Guard
 from talkwire_server.settings import Settings
+from talkwire_server.telemetry import readers
 from talkwire_server.transit import Transit
 
 DAY = 86_400.0  # longer than any grace
@@ -57,7 +59,8 @@ class Server:
         )
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
         self._tasks: list[asyncio.Task[None]] = []
-        chat = ChatService(engine, self.admission, self._open_calls)
+        journal = Journal([*readers(settings)])
+        chat = ChatService(engine, self.admission, self._open_calls, journal)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

@@ -21,6 +21,7 @@ from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission
 from talkwire_server.chat_service import ChatService
 from talkwire_server.echo import EchoEngine
+from talkwire_server.journal import Journal
 from talkwire_server.open_calls import OpenCalls
 from talkwire_server.settings import Settings
 
@@ -311,7 +312,7 @@ async def test_tls_and_a_token(kind: str, tmp_path: Path) -> None:
     admission = Admission(engine, Settings())
     admission.open()
     server = grpc.aio.server()
-    service = ChatService(engine, admission, OpenCalls(0))
+    service = ChatService(engine, admission, OpenCalls(0), Journal())
     chat_pb2_grpc.add_ChatServiceServicer_to_server(service, server)
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
     port = server.add_secure_port("localhost:0", credentials)

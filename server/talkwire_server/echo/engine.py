@@ -136,7 +136,7 @@ class EchoEngine:
                 delta.MergeFrom(end)
                 if delta is deltas[-1]:
                     delta.usage.CopyFrom(usage)
-                    delta.timing.CopyFrom(call.timing(queue=0, first_token=first))
+                    call.close(delta, first_token=first)
                 yield delta
         finally:
             self.unfinished -= 1

@@ -29,7 +29,7 @@ def run(settings: Settings, make: Callable[[], Engine], line: socket.socket) -> 
     """Be a frontend, with the engine that is made here, until the supervisor says so or ends."""
     end_with_parent()
     leave_signals_to_parent()
-    start_logging(settings.log_level, texts=settings.log_texts)
+    start_logging(settings)
     uvloop.run(_serve(settings, make, line))
     os._exit(0)  # without taking an engine apart object by object
 

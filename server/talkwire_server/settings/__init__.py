@@ -1,26 +1,16 @@
 """The server's settings: one frozen dataclass of groups. Engine flags stay vLLM's own, unread."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from talkwire_server.settings.admission import AdmissionSettings
-from talkwire_server.settings.flag import Group, flag, out_of_bounds
+from talkwire_server.settings.flag import Group, out_of_bounds
 from talkwire_server.settings.lifetime import LifetimeSettings
 from talkwire_server.settings.limits import LimitSettings
 from talkwire_server.settings.listening import ListenSettings
+from talkwire_server.settings.logs import LogSettings
 from talkwire_server.settings.media import MediaSettings
 from talkwire_server.settings.model import ModelSettings
 from talkwire_server.settings.security import SecuritySettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogSettings(Group):
-    """Log."""
-
-    log_level: Literal["debug", "info", "warning", "error"] = flag(
-        "info", "of our log; at debug of vLLM's, too, whose advice at the start is else left out"
-    )
-    log_texts: bool = flag(False, "log the texts of exceptions, too, which may quote requests")
 
 
 @dataclass(frozen=True, kw_only=True)

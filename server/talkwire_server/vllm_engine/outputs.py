@@ -174,4 +174,4 @@ class Deltas:
         times = output.metrics
         queue = times.scheduled_ts - times.queued_ts if times else 0.0
         first = times.first_token_latency if times else 0.0
-        delta.timing.CopyFrom(self._call.timing(queue, first))
+        self._call.close(delta, queue, first)
