@@ -7,6 +7,8 @@
 SHELL := bash
 BUILD ?= auto
 ARGS ?=
+# Two processes: one has the real engine's tests, which compute, while the others' mostly wait.
+ABREAST = --numprocesses=2 --dist=loadgroup
 FAULTS = tests/faults tests/engine/test_death.py tests/client/test_resuming.py
 FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 
@@ -22,13 +24,13 @@ serve: setup ## keep a server running on port 50051
 	@exec .venv/bin/talkwire serve $(ARGS)
 
 test: setup-dev ## run the tests
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@exec .venv/bin/python -m pytest $(or $(ARGS),$(ABREAST))
 
 check: setup-dev ## run all that CI runs: format, lint, types, tests, coverage
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
-	.venv/bin/python -m pytest --cov --cov-fail-under=95 $(ARGS)
+	.venv/bin/python -m pytest --cov --cov-fail-under=95 $(ABREAST) $(ARGS)
 	$(FUZZ) -max_total_time=60
 
 fuzz: setup-dev ## look for ten minutes for bytes that break the reading of requests

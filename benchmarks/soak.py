@@ -228,7 +228,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mixed traffic at 80 %, and whether it grows.")
     parser.add_argument("minutes", nargs="?", type=float, default=30)
     minutes = parser.parse_args().minutes
-    command = [sys.executable, "-m", "talkwire_server", "--engine", "echo", "--port", "0", *PACE]
+    command = [sys.executable, "-m", "talkwire_server", "--engine=echo", "--port=0", *PACE]
+    command.append("--no-log-chats")  # nobody reads on
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
         serving = next(line for line in server.stderr if " serving " in line)

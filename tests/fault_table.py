@@ -4,6 +4,7 @@ A test adds a row when it has counted and before it judges, so that a failure is
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,10 @@ class Table:
         row.number += number
         row.lost += lost
         row.seen = seen
+
+    def plain(self) -> list[tuple[str, str, int, int, str]]:
+        """Return what `add` would take."""
+        return [(*key, row.number, row.lost, row.seen) for key, row in self._rows.items()]
 
     def lines(self) -> list[str]:
         """Write it down."""
@@ -56,6 +61,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def table(pytestconfig: pytest.Config) -> Table:
     """Where tests add what they did and what was lost."""
     return pytestconfig.stash[TABLE]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand it on, if this is one of several processes that test side by side."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["faults"] = session.config.stash[TABLE].plain()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take in what one of those hands on."""
+    for row in getattr(node, "workeroutput", {}).get("faults", ()):
+        node.config.stash[TABLE].add(*row)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 ROOT = Path(__file__).parent.parent
 BUF = ROOT / "tests/node/node_modules/.bin/buf"
@@ -18,6 +20,14 @@ class ServerProcess:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self._log: SimpleQueue[str | None] = SimpleQueue()
+        self._reader = Thread(target=self._read, daemon=True)  # else it would wait for one
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stderr or ():
+            self._log.put(line)
+        self._log.put(None)
 
     @cached_property
     def target(self) -> str:
@@ -26,9 +36,8 @@ class ServerProcess:
 
     def logs(self, text: str) -> str:
         """Wait until the server logs a line with this text; return the line."""
-        assert self.process.stderr
         seen = []
-        for line in self.process.stderr:
+        for line in iter(self._log.get, None):
             seen.append(line)
             if text in line:
                 return line
@@ -38,10 +47,17 @@ class ServerProcess:
         """Send a signal."""
         self.process.send_signal(number)
 
+    def kill(self) -> None:
+        """End it, if it is still there."""
+        self.process.kill()
+        self._reader.join()
+
     def ends(self) -> tuple[int, str]:
-        """Wait for its end; return its exit status and what of its log was not read."""
-        _, log = self.process.communicate()
-        return self.process.returncode, log
+        """Write no more to it and wait for its end; return its status, and what nobody read."""
+        if self.process.stdin:
+            self.process.stdin.close()
+        log = "".join(iter(self._log.get, None))
+        return self.process.wait(), log
 
 
 @contextmanager
@@ -55,10 +71,11 @@ def launched(*flags: str, **environment: str) -> Iterator[ServerProcess]:
         text=True,
         env=os.environ | environment,
     ) as process:
+        server = ServerProcess(process)
         try:
-            yield ServerProcess(process)
+            yield server
         finally:
-            process.kill()
+            server.kill()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
@@ -53,14 +52,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     modules = ("--lora-modules", f"flag={flag}")
     with launched("--engine=vllm", "--admin-port=0", *flags, *modules) as server:
         admin = server.logs(" administered ").partition(" on ")[2].split(",")[0]
-        target = server.target
-        assert server.process.stderr
-        # Else what vLLM says of the adapters that it refuses would fill the pipe.
-        reader = Thread(target=server.process.stderr.read, daemon=True)
-        reader.start()
-        yield Served(target, admin)
+        yield Served(server.target, admin)
         server.signal(signal.SIGTERM)
-        reader.join()
+        server.ends()
 
 
 @pytest.fixture
