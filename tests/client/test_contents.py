@@ -1,7 +1,8 @@
 """What answers carry besides text, and how they end before their end, as both clients see it."""
 
 import asyncio
-from _thread import interrupt_main
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -151,7 +152,7 @@ class Holding(Multiplexing):
     def ChatStream(self, _: object, context: Any) -> Iterator[pb.ChatStreamResponse]:
         context.add_callback(self.cancelled.set)
         sleep(0.5)  # so that the client is done with sending, and waits
-        interrupt_main()
+        os.kill(os.getpid(), signal.SIGINT)  # which wakes who waits for a lock, too
         self.cancelled.wait()
         yield pb.ChatStreamResponse()
 
