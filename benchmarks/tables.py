@@ -32,7 +32,7 @@ MACHINE = ("gpu", "cpu", "cores", "python", "vllm", "grpcio", "commit", "date")
 
 
 def tables(names: Sequence[str]) -> str:
-    """Make the text between the marks of a page; with all results, all of each, else what decides."""
+    """Make the text between the marks of a page: of results what decides, or all of all."""
     if names:
         told = [_told(Result.read(RESULTS / f"{name}.json"), FEW, FEW_SHOWN) for name in names]
     else:
@@ -56,9 +56,7 @@ def _whole(file: Path) -> Iterator[str]:
             yield f"![{file.stem}](../{picture.relative_to(ROOT)})"
 
 
-def _told(
-    result: Result, levels: Sequence[int], shown: Sequence[str] = SHOWN
-) -> Iterator[str]:
+def _told(result: Result, levels: Sequence[int], shown: Sequence[str] = SHOWN) -> Iterator[str]:
     machine = result.content["machine"]
     known = [f"{name} {machine[name]}" for name in MACHINE if name in machine]
     settings = [f"{name} {value}" for name, value in result.content["settings"].items()]

@@ -16,10 +16,10 @@ HEAD = f"""\
 
 <!-- made by scripts/flags.py -->
 
-All of `talkwire serve`, as its `--help` tells them. Each is also an environment variable (`--max-num-seqs` is
-`{PREFIX}MAX_NUM_SEQS`) and a key of `--config FILE`, a YAML file, without the dashes. Of a flag given
-twice the last counts: the command line goes before the environment, and that before the file.
-[Run a server](server.md) says what they are for.
+All of `talkwire serve`, as its `--help` tells them; `S` is seconds. Each is also an environment
+variable (`--max-num-seqs` is `{PREFIX}MAX_NUM_SEQS`) and a key of `--config FILE`, a YAML file,
+without the dashes. Of a flag given twice the last counts: the command line goes before the
+environment, and that before the file. [Run a server](server.md) says what they are for.
 
 Every engine flag of vLLM's stands beside them under its own name: `talkwire serve --help-engine`.
 """
@@ -61,4 +61,4 @@ def _default(value: object) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")  # noqa: T201  # it is what it is for
+    print(page(), end="")

@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 Field = FieldDescriptorProto
+Kind: TypeAlias = DescriptorProto | EnumDescriptorProto
 At: TypeAlias = tuple[int, ...]
 """Where something stands: field numbers of descriptor.proto and indices, in turn."""
 
@@ -31,8 +32,8 @@ HEAD = """\
 
 <!-- made by scripts/reference.py -->
 
-The package `talkwire.v1`, [chat.proto](../proto/talkwire/v1/chat.proto), as its comments tell it. It only
-grows. A server tells it by reflection, too, unless that is off.
+The package `talkwire.v1`, as [chat.proto](../proto/talkwire/v1/chat.proto) has it, with its
+comments. It only grows. A server tells it by reflection, too, unless that is off.
 """
 
 
@@ -51,11 +52,13 @@ class Reference:
         yield from self._conventions()
         for at, service in enumerate(self._file.service):
             yield from self._service((SERVICE, at), service)
-        kinds = [((MESSAGE, at), one) for at, one in enumerate(self._file.message_type)]
-        enums = [((ENUM, at), one) for at, one in enumerate(self._file.enum_type)]
-        for path, one in sorted([*kinds, *enums], key=lambda told: self._told[told[0]].span[0]):
+        kinds: dict[At, Kind] = {
+            **{(MESSAGE, at): one for at, one in enumerate(self._file.message_type)},
+            **{(ENUM, at): one for at, one in enumerate(self._file.enum_type)},
+        }
+        for path in sorted(kinds, key=lambda path: self._told[path].span[0]):
             yield from self._section(path)
-            yield from self._kind(path, one, one.name)
+            yield from self._kind(path, kinds[path], kinds[path].name)
 
     def _conventions(self) -> Iterator[str]:
         comment = self._told[SYNTAX,].leading_detached_comments[0]
@@ -81,9 +84,7 @@ class Reference:
             yield f"{asked} → {answer}\n"
             yield from self._paragraphs((*path, 2, at))
 
-    def _kind(
-        self, path: At, one: DescriptorProto | EnumDescriptorProto, name: str
-    ) -> Iterator[str]:
+    def _kind(self, path: At, one: Kind, name: str) -> Iterator[str]:
         yield f"### {name}\n"
         yield from self._paragraphs(path)
         if isinstance(one, EnumDescriptorProto):
@@ -148,7 +149,7 @@ def main() -> None:
     """Write the page of the descriptor set that is read."""
     files = FileDescriptorSet.FromString(sys.stdin.buffer.read()).file
     (file,) = (file for file in files if file.package == PACKAGE)
-    print("\n".join(Reference(file).lines()).rstrip())  # noqa: T201  # it is what it is for
+    print("\n".join(Reference(file).lines()).rstrip())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,13 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = re.compile(r"(?<=\]\()\.\./([^)#]+)")
 
 
-def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(
+    markdown: str,
+    *,
+    page: Page,  # noqa: ARG001  # the protocol
+    config: MkDocsConfig,
+    files: Files,
+) -> str:
     """Lead `](../benchmarks/results/a.png)` to a copy of that file, `source/benchmarks/...`."""
 
     def copied(link: re.Match[str]) -> str:

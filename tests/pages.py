@@ -11,8 +11,8 @@ from processes import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-_MARK = re.compile(r"<!-- (not run|run by): (.+) -->\s*")
-_COMMAND = re.compile(r"^\$ (.*(?:\n> .*)*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_MARK = re.compile(r"<!-- (not run|run by): (.+) -->")
+_COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 _SAYS = re.compile(r"^ *#> ?(.*)\n", re.MULTILINE)
 
 
@@ -25,7 +25,7 @@ class Block:
         line: Of the page, where the block begins.
         language: As its fence names it; empty for one without.
         text: What is in it.
-        run_by: The test that runs it, or what it shows, where no session does: a file, or one in it.
+        run_by: Where no session runs it, the test that does: a file, or a function in it.
         not_run: Why nothing runs it.
 
     """
@@ -52,15 +52,13 @@ class Step:
 
 def blocks(page: Path) -> Iterator[Block]:
     """Yield the blocks of code of a page, with the mark in the comment right before them."""
-    before = None
+    mark: dict[str, str] = {}
     for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
         if token.type in ("fence", "code_block"):
-            marked = _MARK.fullmatch(before.content) if before else None
-            mark = {marked[1]: marked[2]} if marked else {}
             line = token.map[0] + 1 if token.map else 0
             by, why = mark.get("run by", ""), mark.get("not run", "")
             yield Block(page, line, token.info, token.content, by, why)
-        before = token if token.type == "html_block" else None
+        mark = dict(_MARK.findall(token.content)) if token.type == "html_block" else {}
 
 
 def steps(page: Path) -> Iterator[Step]:
@@ -73,4 +71,4 @@ def steps(page: Path) -> Iterator[Step]:
             yield Step(block, _SAYS.sub("", block.text), says)
         elif block.language == "console":
             for command, says in _COMMAND.findall(block.text):
-                yield Step(block, command.replace("\n> ", "\n"), says)
+                yield Step(block, command, says)
