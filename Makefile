@@ -45,7 +45,7 @@ proto: ## regenerate generated/ and docs/reference.md from proto/
 
 docs: setup-dev ## write the page of flags anew, and make the site of docs/ in site/
 	.venv/bin/python scripts/flags.py > docs/flags.md
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 setup: ## make .venv with the build of vLLM that this machine can run
 	@scripts/setup.sh $(BUILD)

@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _MARK = re.compile(r"<!-- (not run|run by): (.+) -->")
 _COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-_SAYS = re.compile(r"^ *#> ?(.*)\n", re.MULTILINE)
+_SAYS = re.compile(r"^ *# -> (.*)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ PORT = re.compile(r"\b5005[1-3]\b")
 HOLDS = re.compile(r"talkwire serve (?!.*(--help|&$))")  # its terminal
 DRAWS = "openssl"  # dots, each time others
 
+README = PAGES[0]
 SESSIONS = {page: found for page in PAGES if (found := [*steps(page)])}
 
 
@@ -120,8 +121,10 @@ def test_no_code_is_left_alone(page: Path) -> None:
             assert block.text.startswith("$ "), block
         elif block.language == "text":
             assert "$ " not in block.text, block
+        elif block.language == "python":
+            assert "# -> " in block.text or page == README, block  # whose model is a real one
         else:
-            assert block.language == "python" or block.run_by or block.not_run, block
+            assert block.run_by or block.not_run, block
         if block.run_by:
             file, _, test = re.findall(r"(tests/[\w/]+\.py)(::(\w+))?", block.run_by)[0]
             code = (ROOT / file).read_text(encoding="utf-8")
@@ -131,5 +134,5 @@ def test_no_code_is_left_alone(page: Path) -> None:
 
 def test_the_first_program_has_seven_lines() -> None:
     """Seven lines of Python, the blank one included, are all that it takes."""
-    first, *_ = (block for block in blocks(PAGES[0]) if block.language == "python")
+    first, *_ = (block for block in blocks(README) if block.language == "python")
     assert len(first.text.splitlines()) == 7
