@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import flags
+from load.report import Result
 from pages import PAGES
 from processes import ROOT, run
+from tables import RESULTS
 from talkwire import Error
 from talkwire._errors import _BY_CODE, _BY_REASON
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -72,6 +74,18 @@ def test_the_readme_compares_as_the_page_does() -> None:
 
     assert len(rows) > 5
     assert [row for row in rows if row not in text("comparison.md")] == []
+
+
+def test_the_speeds_of_the_comparison_are_those_of_the_results() -> None:
+    """Each share of the bare engine's tokens is the one of the file that the page names."""
+    result = Result.read(RESULTS / "engines-peers-h100.json")
+    ways = ("talkwire", "talkwire multiplexed", "openai http", "vllm --grpc")
+    rows = re.findall(r"^\| (\d+)((?: \| [\d.]+){4}) \|$", text("comparison.md"), re.MULTILINE)
+
+    assert len(rows) == 3
+    for level, cells in rows:
+        told = [result.beside_raw(way, int(level))[0] for way in ways]
+        assert cells.split(" | ")[1:] == told
 
 
 def test_what_the_readme_links_to_is_there() -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(300)  # a page may have dozens of programs
 
 NEXT = "=== next"
 PORT = re.compile(r"\b5005[1-3]\b")
-HOLDS = re.compile(r"talkwire serve (?!.*(--help|&$))")  # its terminal
+HOLDS = re.compile(r"talkwire serve (?!.*(--help|&$))", re.DOTALL)  # its terminal
 DRAWS = "openssl"  # dots, each time others
 
 README = PAGES[0]
