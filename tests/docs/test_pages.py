@@ -1,9 +1,12 @@
 """What the pages say of the project: their generated parts, tables, links and names hold."""
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from load.report import Result
 from pages import PAGES
 from processes import ROOT, run
 from tables import RESULTS
-from talkwire import Error
+from talkwire import CallOptions, Client, Error
 from talkwire._errors import _BY_CODE, _BY_REASON
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.statuses import STATUSES
@@ -95,6 +98,31 @@ def test_what_the_readme_links_to_is_there() -> None:
 
     assert len(inside) > 10
     assert [link for link in inside if not (ROOT / link).exists()] == []
+
+
+def calls(page: str) -> Iterator[ast.Call]:
+    """Yield what stands in the text of a page as a call, or as the options of one."""
+    for code in re.findall(r"`([^`\n]+)`", page):
+        for form in (code, f"client.chat({code})"):
+            with suppress(SyntaxError):
+                yield from (
+                    node
+                    for node in ast.walk(ast.parse(form.replace("…", "_")))
+                    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("client.")
+                )
+
+
+@pytest.mark.parametrize("name", ["chats.md", "client.md"])
+def test_the_options_in_the_text_are_the_clients(name: str) -> None:
+    """As are the methods: `client.chat("…", n=3)`, `time_limit=2.5`."""
+    options = {*CallOptions.__annotations__, *signature(Client.__init__).parameters}
+    found = [*calls(text(name))]
+
+    assert sum(bool(call.keywords) for call in found) >= 10
+    for call in found:
+        method = getattr(Client, ast.unparse(call.func).removeprefix("client."))
+        named = {one.arg for one in call.keywords}
+        assert named - options - {*signature(method).parameters} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
