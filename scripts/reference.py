@@ -25,6 +25,7 @@ At: TypeAlias = tuple[int, ...]
 
 MESSAGE, ENUM, SERVICE, SYNTAX = 4, 5, 6, 12  # of a file
 FIELD, NESTED, NESTED_ENUM = 2, 3, 4  # of a message
+METHOD = VALUE = 2  # of a service, of an enum
 PACKAGE = "talkwire.v1"
 
 HEAD = """\
@@ -79,34 +80,40 @@ class Reference:
         yield from self._paragraphs(path)
         for at, method in enumerate(service.method):
             yield f"### {method.name}\n"
-            asked = f"{'stream of ' * method.client_streaming}{link(method.input_type)}"
-            answer = f"{'stream of ' * method.server_streaming}{link(method.output_type)}"
-            yield f"{asked} → {answer}\n"
-            yield from self._paragraphs((*path, 2, at))
+            request = f"{'stream of ' * method.client_streaming}{link(method.input_type)}"
+            response = f"{'stream of ' * method.server_streaming}{link(method.output_type)}"
+            yield f"{request} → {response}\n"
+            yield from self._paragraphs((*path, METHOD, at))
 
     def _kind(self, path: At, one: Kind, name: str) -> Iterator[str]:
         yield f"### {name}\n"
         yield from self._paragraphs(path)
         if isinstance(one, EnumDescriptorProto):
-            yield from ("| # | value | |", "|---|---|---|")
-            for at, value in enumerate(one.value):
-                yield f"| {value.number} | `{value.name}` | {self._comment((*path, 2, at))} |"
-            yield ""
+            yield from self._values(path, one)
             return
-        if one.field:
-            yield from ("| # | field | type | |", "|---|---|---|---|")
-        for at, field in enumerate(one.field):
-            comment = self._comment((*path, FIELD, at))
-            if field.HasField("oneof_index") and not field.proto3_optional:
-                others = f"*One of `{one.oneof_decl[field.oneof_index].name}`.*"
-                comment = f"{others} {comment}".strip()
-            yield f"| {field.number} | `{field.name}` | {type_of(field, one)} | {comment} |"
-        yield ""
+        yield from self._fields(path, one)
         for at, enum in enumerate(one.enum_type):
             yield from self._kind((*path, NESTED_ENUM, at), enum, f"{name}.{enum.name}")
         for at, nested in enumerate(one.nested_type):
             if not nested.options.map_entry:
                 yield from self._kind((*path, NESTED, at), nested, f"{name}.{nested.name}")
+
+    def _values(self, path: At, enum: EnumDescriptorProto) -> Iterator[str]:
+        yield from ("| # | value | |", "|---|---|---|")
+        for at, value in enumerate(enum.value):
+            yield f"| {value.number} | `{value.name}` | {self._comment((*path, VALUE, at))} |"
+        yield ""
+
+    def _fields(self, path: At, message: DescriptorProto) -> Iterator[str]:
+        if message.field:
+            yield from ("| # | field | type | |", "|---|---|---|---|")
+        for at, field in enumerate(message.field):
+            comment = self._comment((*path, FIELD, at))
+            if field.HasField("oneof_index") and not field.proto3_optional:
+                oneof = message.oneof_decl[field.oneof_index].name
+                comment = f"*One of `{oneof}`.* {comment}".rstrip()
+            yield f"| {field.number} | `{field.name}` | {type_of(field, message)} | {comment} |"
+        yield ""
 
     def _paragraphs(self, path: At) -> Iterator[str]:
         if path in self._told and (comment := self._told[path].leading_comments):
