@@ -12,7 +12,7 @@ ABREAST = --numprocesses=2 --dist=loadgroup
 FAULTS = tests/faults tests/engine/test_death.py tests/client/test_resuming.py
 FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 
-.PHONY: help chat serve test check faults soak fuzz proto setup setup-dev clean
+.PHONY: help chat serve test check faults soak fuzz proto docs setup setup-dev clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -42,8 +42,12 @@ faults: setup-dev ## cancel, kill, overload and drain at full size, and print wh
 soak: setup-dev ## half an hour of mixed traffic, or ARGS minutes; fails if anything grows
 	.venv/bin/python benchmarks/soak.py $(ARGS)
 
-proto: ## regenerate generated/ from proto/
+proto: ## regenerate generated/ and docs/reference.md from proto/
 	@scripts/proto.sh
+
+docs: setup-dev ## write the page of flags anew, and make the site of docs/ in site/
+	.venv/bin/python scripts/flags.py > docs/flags.md
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 setup: ## make .venv with the build of vLLM that this machine can run
 	@scripts/setup.sh $(BUILD)
@@ -52,4 +56,4 @@ setup-dev:
 	@scripts/setup.sh $(BUILD) --dev
 
 clean: ## remove the environments and all that was built
-	rm -rf .venv .venv-proto tests/node/node_modules build dist .coverage* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-proto tests/node/node_modules build dist site .coverage* .mypy_cache .pytest_cache .ruff_cache

@@ -27,13 +27,14 @@ SHOWN = (
     "busiest_client",
 )
 FEW = (64, 256, 512)
+FEW_SHOWN = ("ttft_p50", "server_us", "client_us")
 MACHINE = ("gpu", "cpu", "cores", "python", "vllm", "grpcio", "commit", "date")
 
 
 def tables(names: Sequence[str]) -> str:
-    """Make the text between the marks of a page; with all results, all of each."""
+    """Make the text between the marks of a page: of results what decides, or all of all."""
     if names:
-        told = [_told(Result.read(RESULTS / f"{name}.json"), FEW) for name in names]
+        told = [_told(Result.read(RESULTS / f"{name}.json"), FEW, FEW_SHOWN) for name in names]
     else:
         files = sorted(RESULTS.glob("*.json"))
         told = [_whole(file) for file in files]
@@ -55,23 +56,23 @@ def _whole(file: Path) -> Iterator[str]:
             yield f"![{file.stem}](../{picture.relative_to(ROOT)})"
 
 
-def _told(result: Result, levels: Sequence[int]) -> Iterator[str]:
+def _told(result: Result, levels: Sequence[int], shown: Sequence[str] = SHOWN) -> Iterator[str]:
     machine = result.content["machine"]
     known = [f"{name} {machine[name]}" for name in MACHINE if name in machine]
     settings = [f"{name} {value}" for name, value in result.content["settings"].items()]
     yield f"`benchmarks/{result.content['benchmark']}.py` on {', '.join(known)}:"
     yield ""
     if "runs" in result.content:
-        yield from _runs(result, levels)
+        yield from _runs(result, levels, shown)
     else:
         yield from _ways(result)
     yield ""
     yield f"({'; '.join(one for one in settings if not one.startswith('engine_flags'))})"
 
 
-def _runs(result: Result, levels: Sequence[int]) -> Iterator[str]:
+def _runs(result: Result, levels: Sequence[int], shown: Sequence[str]) -> Iterator[str]:
     beside = ("of raw", "us above raw") if RAW in result.ways else ()
-    titles = ("streams", "", "tok/s", *beside, *(METRICS[name].title for name in SHOWN))
+    titles = ("streams", "", "tok/s", *beside, *(METRICS[name].title for name in shown))
     yield _row(*titles)
     yield _row(*["---"] * len(titles))
     for level in levels:
@@ -79,7 +80,7 @@ def _runs(result: Result, levels: Sequence[int]) -> Iterator[str]:
             if median := result.median(way, level):
                 cells = [
                     f"{median[name]:,.{METRICS[name].digits}f}" if name in median else ""
-                    for name in SHOWN
+                    for name in shown
                 ]
                 ratio = result.beside_raw(way, level) if beside else ()
                 rates = [one["rate"] for one in result.repeats(way, level)]

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Regenerates generated/ from proto/, with a generator of its own in .venv-proto.
+# Regenerates generated/ and docs/reference.md from proto/, with a generator of its own in .venv-proto.
 #
-#   scripts/proto.sh [OUT_DIR]      (default: generated)
+#   scripts/proto.sh [OUT_DIR]      (default: here)
 #
 # The generator is pinned to the oldest runtime that talkwire supports: generated code refuses a
 # runtime older than its generator, and accepts every newer one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-generated}
+out=${1:-.}
 pins="grpcio-tools==1.80.1 mypy-protobuf==5.1.0"
 stamp=".venv-proto/$(echo "$pins" | tr ' =' '__')"
 if [ ! -e "$stamp" ]; then
@@ -17,8 +17,12 @@ if [ ! -e "$stamp" ]; then
     .venv-proto/bin/pip install --quiet --disable-pip-version-check $pins
     touch "$stamp"
 fi
-mkdir -p "$out"
+mkdir -p "$out/generated" "$out/docs"
 PATH=".venv-proto/bin:$PATH" .venv-proto/bin/python -m grpc_tools.protoc \
     -I talkwire_proto/v1=proto/talkwire/v1 \
-    --python_out="$out" --grpc_python_out="$out" --mypy_out="$out" --mypy_grpc_out="$out" \
+    --python_out="$out/generated" --grpc_python_out="$out/generated" \
+    --mypy_out="$out/generated" --mypy_grpc_out="$out/generated" \
+    --include_source_info --descriptor_set_out="$out/docs/reference.binpb" \
     proto/talkwire/v1/chat.proto
+.venv-proto/bin/python scripts/reference.py <"$out/docs/reference.binpb" >"$out/docs/reference.md"
+rm "$out/docs/reference.binpb"

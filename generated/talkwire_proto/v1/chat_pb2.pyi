@@ -271,8 +271,8 @@ class ChatRequest(_message.Message):
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The conversation so far, oldest first (the tutorial's `history`); may itself end with the
-        message to answer, in which case `query` stays empty.
+        """The conversation so far, oldest first; may itself end with the message to
+        answer, in which case `query` stays empty.
         """
 
     @_builtins.property

@@ -1,0 +1,138 @@
+"""README.md and docs/, each page followed to the letter, but for the ports."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import pytest
+
+from pages import PAGES, Step, blocks, steps
+from processes import ROOT, serving
+from terminal import free_target
+
+pytestmark = pytest.mark.timeout(300)  # a page may have dozens of programs
+
+NEXT = "=== next"
+PORT = re.compile(r"\b5005[1-3]\b")
+HOLDS = re.compile(r"talkwire serve (?!.*(--help|&$))", re.DOTALL)  # its terminal
+DRAWS = "openssl"  # dots, each time others
+
+README = PAGES[0]
+SESSIONS = {page: found for page in PAGES if (found := [*steps(page)])}
+
+
+def script(steps: list[Step]) -> Iterator[str]:
+    """Write a page down for bash, with a mark before each step and its status behind it.
+
+    A server that would hold a terminal of its own is started beside, in place of the one before.
+    """
+    yield "exec 2>&1\ntrap 'kill $(jobs -p) 2> /dev/null; wait' EXIT\n"
+    for step in steps:
+        yield f"echo '{NEXT}'\n"
+        if step.block.language == "python":
+            yield f"python -W error - <<'PROGRAM'\n{step.code}PROGRAM\n"
+        elif HOLDS.match(step.code):
+            port = re.search(r"--port (\d+)", step.code)
+            target = f"localhost:{port[1]}" if port else ""
+            yield 'if [ -n "$beside" ]; then kill $beside; wait $beside; fi\n'
+            yield f"{step.code} 2>> serving.log &\nbeside=$!\n"
+            yield f"talkwire ready --timeout 60 {target}\n"
+        else:
+            yield f"{step.code}\n"
+        yield 'echo "status $?"\n'
+
+
+def fault(step: Step, printed: str) -> str:
+    """Say what is wrong with what a step printed, if anything is.
+
+    A program may print more than is shown only if nothing is; a command may fail only with a word.
+    """
+    got, _, status = printed.rpartition("status ")
+    failed = status.strip() != "0"
+    if step.block.language == "python":
+        wrong = failed or not (matches(step.says, got) if step.says else got)
+    elif step.code.startswith(DRAWS):
+        wrong = failed
+    else:
+        wrong = not matches(step.says, got) or (failed and not got)
+    return f"{step.block}\n{step.code}\n{printed}" if wrong else ""
+
+
+def matches(said: str, got: str) -> bool:
+    """Compare what a page says with what was printed; `…` on the page stands for anything."""
+    pattern = re.escape(said.rstrip("\n")).replace("…", ".*")
+    return bool(re.fullmatch(pattern, got.rstrip("\n"), re.DOTALL))
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=lambda page: page.stem)
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    """Its commands and programs, in their order, print what stands there.
+
+    A page that starts no server is read with an echo server beside it.
+    """
+    found = SESSIONS[page]
+    own = any(step.code.startswith("talkwire serve") for step in found)
+    with nullcontext(free_target()) if own else serving() as target:
+        free = (target, free_target(), free_target())
+        ports = {f"5005{n}": one.rpartition(":")[2] for n, one in enumerate(free, 1)}
+        printed = ran(
+            PORT.sub(lambda port: ports[port[0]], "".join(script(found))), tmp_path, ports
+        )
+
+    assert len(printed) == len(found)
+    faults = [*filter(None, map(fault, found, printed))]
+    assert not faults, "\n\n".join(faults)
+
+
+def ran(script: str, folder: Path, ports: dict[str, str]) -> list[str]:
+    """Run a script in a folder, and leave nothing running; return what each step printed."""
+    given = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TALKWIRE_TARGET": f"localhost:{ports['50051']}",
+        "TALKWIRE_SERVE_PORT": ports["50051"],
+    }
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=os.environ | given,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, _ = process.communicate()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return out.split(f"{NEXT}\n")[1:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_code_is_left_alone(page: Path) -> None:
+    """What no session runs names the test that does, or why none can; plain text has no command."""
+    for block in blocks(page):
+        if block.language == "console":
+            assert block.text.startswith("$ "), block
+        elif block.language == "text":
+            assert "$ " not in block.text, block
+        elif block.language == "python":
+            assert "# -> " in block.text or page == README, block  # whose model is a real one
+        else:
+            assert block.run_by or block.not_run, block
+        if block.run_by:
+            file, _, test = re.findall(r"(tests/[\w/]+\.py)(::(\w+))?", block.run_by)[0]
+            code = (ROOT / file).read_text(encoding="utf-8")
+            assert f"def {test}(" in code if test else "def test_" in code, block
+            assert all(name in code for name in re.findall(r"\w+\.py", block.text)), block
+
+
+def test_the_first_program_has_seven_lines() -> None:
+    """Seven lines of Python, the blank one included, are all that it takes."""
+    first, *_ = (block for block in blocks(README) if block.language == "python")
+    assert len(first.text.splitlines()) == 7
