@@ -41,6 +41,7 @@ class ServerProcess:
             seen.append(line)
             if text in line:
                 return line
+        self._log.put(None)
         raise AssertionError(f"the server ended without {text!r}:\n{''.join(seen)}")
 
     def signal(self, number: int) -> None:

@@ -134,6 +134,68 @@ def test_a_frontend_that_dies_is_replaced() -> None:
     assert (status, "Traceback" in log) == (0, False)
 
 
+def test_tokens_of_a_frontend_that_dies_are_charged() -> None:
+    """Its callers have spent what their calls might have taken; else a kill would be a gift."""
+    with several(SLOW, "--max-tokens-per-minute=60") as server:
+        one, other = server.pids
+        with server.client(one) as first, server.client(other) as second:
+            with first.stream(LONG) as stream:
+                next(stream)
+                os.kill(one, signal.SIGKILL)
+                server.settled(without=one)
+            with pytest.raises(Overloaded, match="60 tokens a minute"):
+                second.chat("hi")
+
+
+def test_a_call_ends_that_was_over_before_it_came() -> None:
+    """The end of a call may reach the first process along with its beginning."""
+    with several(SLOW, "--max-running-requests=1") as server:
+        one, other = server.pids
+        with server.client(one) as first, server.client(other) as second, first.stream(LONG) as s:
+            next(s)
+            assert second.chat("hi", time_limit=0.000_001).finish_reason == "time_limit"
+
+
+def test_a_server_can_be_started_again_at_once() -> None:
+    """Connections that its own end has cut do not keep the port."""
+    with several(SLOW, "--grace=0") as server:
+        port = server.target.rpartition(":")[2]
+        with server.client(server.pids[0]) as client, client.stream(LONG) as stream:
+            next(stream)
+            status, _ = stopped(server)
+    with launched("--frontends=2", f"--port={port}") as again:  # of two flags the last counts
+        assert again.target.endswith(f":{port}")
+        assert status == 1
+
+
+def test_a_loss_while_the_server_leaves_is_one() -> None:
+    """A frontend that dies with a call then is named in the log, and the status is 1."""
+    with several(SLOW) as server:
+        one, _ = server.pids
+        with server.client(one) as client, client.stream(LONG) as stream:
+            next(stream)
+            server.server.signal(signal.SIGTERM)
+            server.server.logs("stopping")
+            os.kill(one, signal.SIGKILL)
+            status, log = server.server.ends()
+
+    assert status == 1
+    assert "ended with status -9" in log
+    assert "1 calls did not finish" in log
+
+
+def test_a_frontend_that_hangs_does_not_keep_the_server() -> None:
+    """One that does not drain within the grace, and a while, is killed."""
+    with several(SLOW, "--grace=0") as server:
+        one, _ = server.pids
+        os.kill(one, signal.SIGSTOP)
+        status, log = stopped(server)
+
+    assert status == 0
+    assert "does not drain; it is killed" in log
+    assert not alive(one)
+
+
 def test_who_resumes_goes_on_elsewhere() -> None:
     """A stream with `resume` does not notice that its frontend died."""
     with several(SLOW) as server:

@@ -61,10 +61,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         stream_id = request_id(pb.ChatRequest(), _metadata(context, "x-request-id"))
         async with self._admission.streaming(moves=bool(_metadata(context, MOVES))) as stays:
             feed = partial(self._feed, context) if stays else _refuse_crowded
-            multiplex = Multiplex(feed, partial(request_id, metadata_id=""))
+            # As many as may be inside, and as many again, which are refused at once.
+            most = 2 * self._admission.room
+            multiplex = Multiplex(feed, partial(request_id, metadata_id=""), most)
             with self._open_calls.enter(context, stream_id, multiplex.outbox.flushed) as open_call:
                 async with statuses(context, stream_id):
-                    await context.send_initial_metadata((("x-request-id", stream_id),))
+                    await open_call.admit()
 
                     async def send(message: pb.ChatMultiplexResponse) -> None:
                         open_call.sending_since = monotonic()
@@ -125,7 +127,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 self._answers.begin(call_id, request, who, left, final_only=final_only) as deltas,
             ):
                 # Admitted: from here on a retry by the client's channel would run it twice.
-                await context.send_initial_metadata((("x-request-id", call_id),))
+                await open_call.admit()
                 yield deltas, open_call
 
 

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from talkwire_server.engine import Core, Engine, StartError
 from talkwire_server.errors import EngineDead
@@ -15,6 +15,7 @@ from talkwire_server.logs import log_unhandled
 from talkwire_server.server import Server
 from talkwire_server.settings import Settings
 from talkwire_server.signals import Stop, stop_signals
+from talkwire_server.steps import first
 
 log = logging.getLogger("talkwire")
 
@@ -77,12 +78,12 @@ async def _serve(
         await server.listen()
         log.info("listening on %s; loading", server.address)
         while True:
-            if await _first(server.load(), stop.wait()) == 1:
+            if await first(server.load(), stop.wait()) == 1:
                 return 0
             names = ", ".join(model.id for model in server.models)
             log.info("serving %s on %s after %.1f s", names, server.address, monotonic() - started)
             try:
-                await _first(_death(engine), stop.wait())
+                await first(_death(engine), stop.wait())
             except EngineDied as death:
                 if not restarts.one_more():
                     raise
@@ -102,7 +103,7 @@ async def _serve(
 
 async def _leave(server: Server | Supervisor, engine: Engine | Core) -> int:
     log.info("stopping; %d calls running", server.running)
-    await _first(_death(engine), server.drain())
+    await first(_death(engine), server.drain())
     cut = server.running
     if cut:
         log.warning("%d calls did not finish within the grace", cut)
@@ -111,19 +112,6 @@ async def _leave(server: Server | Supervisor, engine: Engine | Core) -> int:
 
 async def _death(engine: Engine | Core) -> NoReturn:
     raise EngineDied(f"the engine died: {await engine.failed()}")
-
-
-async def _first(*steps: Coroutine[Any, Any, Any]) -> int:
-    """Run steps side by side until one ends; cancel the others; return which one it was."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-    first = next(task for task in tasks if task in done)
-    first.result()
-    return tasks.index(first)
 
 
 class _Restarts:

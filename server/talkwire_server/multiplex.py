@@ -37,11 +37,13 @@ _TOO_LATE = pb.CallStatus(code=code_pb2.DEADLINE_EXCEEDED, message="the call's t
 
 
 class Multiplex:
-    """The calls of one stream."""
+    """The calls of one stream. Of more than `most` at once it reads the next when one has ended."""
 
-    def __init__(self, feed: Feed, request_id: Callable[[pb.ChatRequest], str]) -> None:
+    def __init__(self, feed: Feed, request_id: Callable[[pb.ChatRequest], str], most: int) -> None:
         self._feed = feed
         self._request_id = request_id
+        self._most = most
+        self._fewer = asyncio.Event()
         self._calls: dict[int, asyncio.Task[pb.CallStatus]] = {}
         self._cut: dict[int, pb.CallStatus | None] = {}  # those that are cut; None: unsaid
         self._reading = True
@@ -77,6 +79,9 @@ class Multiplex:
         try:
             async for request in requests:
                 await self.outbox.uncrowded()  # who does not read is not read
+                while len(self._calls) >= self._most:
+                    self._fewer.clear()
+                    await self._fewer.wait()
                 try:
                     self._take(request)
                 except CallError as error:
@@ -135,6 +140,7 @@ class Multiplex:
 
     def _on_end(self, call: int, task: asyncio.Task[pb.CallStatus]) -> None:
         del self._calls[call]
+        self._fewer.set()
         ended = self._cut.pop(call, _CANCELLED)
         try:
             ended = task.result()

@@ -35,7 +35,7 @@ class OpenCall:
 
     """
 
-    __slots__ = ("_context", "_handler", "flush", "id", "sending_since")
+    __slots__ = ("_admitted", "_context", "_handler", "flush", "id", "sending_since")
 
     def __init__(self, context: Context, id: str, flush: Callable[[], Awaitable[None]]) -> None:
         handler = asyncio.current_task()
@@ -45,13 +45,27 @@ class OpenCall:
         self.id = id
         self.flush = flush
         self.sending_since = inf
+        self._admitted: asyncio.Future[None] | None = None
 
-    async def cut(self, error: CallError, patience: float, *, flush: bool) -> None:
+    async def admit(self) -> None:
+        """Tell the client that the call is let in, and its id."""
+        self._admitted = asyncio.get_running_loop().create_future()
+        try:
+            await self._context.send_initial_metadata((("x-request-id", self.id),))
+        finally:
+            self._admitted.set_result(None)
+
+    async def _flushed(self) -> None:
+        # gRPC sends no status that comes while it sends what is before all.
+        if self._admitted:
+            await asyncio.wait([self._admitted])
+        await self.flush()
+
+    async def cut(self, error: CallError, patience: float) -> None:
         """End the call; return when its client has the status, or did not take it in time."""
-        if flush:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS / 2):
-                    await self.flush()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS / 2):
+                await self._flushed()
         if self._context.done():  # it ends by itself
             await asyncio.wait([self._handler])
             return
@@ -105,11 +119,11 @@ class OpenCalls:
     async def cut(self, error: CallError) -> None:
         """End all calls; return when their clients know, or take too long to."""
         for call in [*self._calls]:
-            self._cut(call, error, flush=True)
+            self._cut(call, error)
         if self._statuses:
             await asyncio.wait(self._statuses, timeout=LAST_WORDS)
 
-    def _cut(self, call: OpenCall, error: CallError, *, flush: bool = False) -> None:
-        status = asyncio.create_task(call.cut(error, self._reader_timeout, flush=flush))
+    def _cut(self, call: OpenCall, error: CallError) -> None:
+        status = asyncio.create_task(call.cut(error, self._reader_timeout))
         self._statuses.add(status)
         status.add_done_callback(self._statuses.discard)

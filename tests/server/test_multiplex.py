@@ -270,7 +270,7 @@ async def test_who_is_cut_twice_cleans_up_once() -> None:
     async def send(_: pb.ChatMultiplexResponse) -> None:
         pass
 
-    serving = asyncio.create_task(Multiplex(feed, lambda _: "").serve(requests(), send))
+    serving = asyncio.create_task(Multiplex(feed, lambda _: "", 9).serve(requests(), send))
     await asyncio.sleep(0.01)
     for _ in range(2):
         serving.cancel()
@@ -278,6 +278,32 @@ async def test_who_is_cut_twice_cleans_up_once() -> None:
     async with asyncio.timeout(5):
         await cleaned.wait()
     assert serving.cancelled()
+
+
+async def test_a_stream_of_too_many_calls_is_read_no_further() -> None:
+    """What it may have at once is bounded here, too: who lets calls in may be slow to refuse."""
+    begun: list[str] = []
+    may_end = asyncio.Event()
+
+    async def feed(_: str, request: pb.ChatRequest, *__: Any) -> None:
+        begun.append(request.query)
+        await may_end.wait()
+
+    async def requests() -> AsyncIterator[pb.ChatMultiplexRequest]:
+        for i in range(5):
+            yield start(i, str(i))
+
+    async def send(_: pb.ChatMultiplexResponse) -> None:
+        pass
+
+    serving = asyncio.create_task(Multiplex(feed, lambda _: "", 2).serve(requests(), send))
+    await asyncio.sleep(0.05)
+    at_first = [*begun]
+    may_end.set()
+    await serving
+
+    assert at_first == ["0", "1"]
+    assert begun == ["0", "1", "2", "3", "4"]
 
 
 async def test_a_number_is_one_running_call_s(echo: RunningServer) -> None:

@@ -48,7 +48,10 @@ class Desk:
         number = message.number
         match message:
             case Enter():
-                self._begin(number, self._enter(message))
+                asked = pb.ChatRequest(n=message.n, priority=message.priority)
+                call = Call(message.id, "", asked, arrival=message.arrival)
+                self._calls[number] = call  # now: its end may be the next message
+                self._begin(number, self._enter(message, call))
             case Count():
                 self._begin(number, self._count(message))
             case Stream():
@@ -56,13 +59,18 @@ class Desk:
             case Abort():
                 self._begin(number, self._abort(message))
             case Leave():
-                if call := self._calls.get(number):
-                    call.used = message.used
+                if left := self._calls.get(number):
+                    left.used = message.used
                 if visit := self._visits.get(number):
                     visit.cancel()
             case End():
-                if call := self._calls.get(number):
-                    call.end(message.reason)
+                if ended := self._calls.get(number):
+                    ended.end(message.reason)
+
+    @property
+    def calls(self) -> int:
+        """How many calls of the frontend are inside, or wait."""
+        return len(self._calls)
 
     def close(self) -> None:
         """Have all leave: the frontend has ended."""
@@ -71,21 +79,23 @@ class Desk:
 
     def _begin(self, number: int, visit: Coroutine[Any, Any, None]) -> None:
         task = self._visits[number] = asyncio.create_task(visit)
-        task.add_done_callback(lambda _: self._visits.pop(number))
+        task.add_done_callback(lambda _: self._forget(number))
 
-    async def _enter(self, asked: Enter) -> None:
-        number, request = asked.number, pb.ChatRequest(n=asked.n, priority=asked.priority)
-        call = self._calls[number] = Call(asked.id, "", request, arrival=asked.arrival)
+    def _forget(self, number: int) -> None:
+        del self._visits[number]
+        self._calls.pop(number, None)
+
+    async def _enter(self, asked: Enter, call: Call) -> None:
+        number = asked.number
         entering = self._gate.entering(call, asked.caller, asked.size, asked.held, asked.left)
         try:
             async with entering:
                 call.on_end(lambda: self._send(End(number, call.ending)))
+                call.used = asked.held if call.places else 0  # unless it is told how many it was
                 self._send(Entered(number, call.places, call.waited))
                 await _left()
         except CallError as error:
             self._send(Refused(number, error))
-        finally:
-            del self._calls[number]
 
     async def _count(self, asked: Count) -> None:
         try:

@@ -41,7 +41,7 @@ async def _serve(settings: Settings, make: Callable[[], Engine], line: socket.so
 
 
 class Frontend:
-    """A server whose gate and whose life are the supervisor's. Its first step is `listen`."""
+    """A server whose gate and whose life are the supervisor's. Its first step is `prepare`."""
 
     _engine: Engine
     _server: Server
@@ -60,12 +60,15 @@ class Frontend:
         self._begin(self._receive())
         await self._closed.wait()
 
-    async def listen(self, _: None) -> None:
-        """Make the engine and its server, and open the socket."""
+    async def prepare(self, _: None) -> None:
+        """Make the engine and its server."""
         self._engine = self._make()
         self._server = Server(self._settings, self._engine, self._gate)
-        await self._server.listen()
         self._begin(self._beat())
+
+    async def listen(self, _: None) -> None:
+        """Open the socket."""
+        await self._server.listen()
 
     async def load(self, environment: dict[str, str]) -> Any:
         """Load the engine; return its models."""

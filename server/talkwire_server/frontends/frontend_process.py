@@ -26,6 +26,8 @@ class FrontendProcess:
 
     Attributes:
         ended: Set when the process is gone.
+        status: The status with which it ended.
+        lost: How many calls it had inside then.
 
     """
 
@@ -34,6 +36,8 @@ class FrontendProcess:
     ) -> None:
         self.name = name
         self.ended = asyncio.Event()
+        self.status: int | None = None
+        self.lost = 0
         self._desks = desks
         self._desk = Desk(gate, desks, self.tell)
         self._feel = feel
@@ -46,7 +50,7 @@ class FrontendProcess:
         try:
             with theirs:
                 self._process = await nursery.fork(self.name, run, settings, make, theirs)
-        except (OSError, EOFError, ValueError) as error:
+        except Exception as error:
             raise StartError(f"{self.name} could not be forked: {error}") from error
         except asyncio.CancelledError:
             self._link.close()  # which ends it
@@ -83,14 +87,10 @@ class FrontendProcess:
         """Tell it something, and do not wait."""
         self._link.send(message)
 
-    @property
-    def status(self) -> int | None:
-        """The status with which it ended."""
-        return self._process.exitcode
-
     def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
+        """End it at once, if it has not ended."""
+        if not self.ended.is_set():
+            self._process.kill()
 
     async def _receive(self) -> None:
         async for message in self._link.receive():
@@ -102,10 +102,13 @@ class FrontendProcess:
             else:
                 self._desk.take(message)
         self._desks.discard(self._desk)
+        self.lost = self._desk.calls
         self._desk.close()
         self._link.close()
         await asyncio.to_thread(self._process.join)
+        self.status = self._process.exitcode
         self.ended.set()
+        self._process.close()  # else two pipes of it stay open
         for done in self._done.values():
             _tell(done, self._the_end())
 

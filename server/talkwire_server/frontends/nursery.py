@@ -39,7 +39,7 @@ async def fork(name: str, run: Callable[..., None], *arguments: Any) -> ForkServ
     def start() -> None:
         try:
             process.start()
-        except (OSError, EOFError, ValueError) as error:
+        except Exception as error:
             forked.set_exception(error)
         else:
             forked.set_result(None)

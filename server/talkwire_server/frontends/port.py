@@ -1,5 +1,6 @@
 """The port that several processes serve. Knows no gRPC."""
 
+import errno
 import socket
 
 from talkwire_server.engine import StartError
@@ -19,6 +20,8 @@ class Port:
         try:
             for family, address in _addresses(settings.host):
                 self._bind(family, address)
+            if not self._sockets:
+                raise OSError
         except OSError:
             self.close()
             wanted = settings.address(settings.port)
@@ -26,10 +29,19 @@ class Port:
 
     def _bind(self, family: int, address: str) -> None:
         kept = socket.socket(family, socket.SOCK_STREAM)
-        self._sockets.append(kept)
         if family == socket.AF_INET6:
-            kept.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        kept.bind((address, self.number))
+            # As gRPC does: all addresses are those of IPv4, too.
+            kept.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
+        # Else connections of a server that has just left would keep the port.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            kept.bind((address, self.number))
+        except OSError as error:
+            kept.close()
+            if error.errno != errno.EADDRNOTAVAIL:  # else the name may have others
+                raise
+            return
+        self._sockets.append(kept)
         # Only now: it fails where anybody else has the port, even one that would share it.
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.number = kept.getsockname()[1]

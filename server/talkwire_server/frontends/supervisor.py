@@ -5,11 +5,11 @@ To `talkwire_server.lifetime` it is what `talkwire_server.server.Server` is, to 
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import Bounds, LocalGate
@@ -20,6 +20,7 @@ from talkwire_server.frontends.frontend_process import FrontendProcess
 from talkwire_server.frontends.messages import Do
 from talkwire_server.frontends.port import Port
 from talkwire_server.settings import Settings
+from talkwire_server.steps import each, first
 
 log = logging.getLogger("talkwire")
 
@@ -46,11 +47,12 @@ class Supervisor:
         self._port: Port | None = None
         self._frontends: dict[int, FrontendProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
+        self._lost = 0
 
     @property
     def running(self) -> int:
-        """How many calls run."""
-        return self._gate.running
+        """How many calls run, or were lost as this server left."""
+        return self._gate.running + self._lost
 
     async def listen(self) -> None:
         """Take the port, and have all frontends open it."""
@@ -64,32 +66,30 @@ class Supervisor:
             max_slow_calls=-(-self._settings.max_slow_calls // count),
             media_cache_bytes=self._settings.media_cache_bytes // count,
         )
-        await self._start_all(range(count))
+        await each(*(self._open(number) for number in range(count)))
 
     async def load(self) -> None:
-        """Wait for the engine and all frontends, then let calls in."""
-        ended = [number for number, one in self._frontends.items() if one.ended.is_set()]
-        await self._start_all(ended)
-        frontends, environment = self._frontends.values(), self._core.environment
-        loading = [frontend.do("load", environment) for frontend in frontends]
-        _, *models = await _all(self._core.ready(), *loading)
-        self.models = models[0]
-        await _all(*(frontend.open() for frontend in frontends))
+        """Wait for the engine and the frontends, then let calls in."""
+        await first(self._load(), self._death())
+        frontends = self._frontends.values()
+        await each(*(_unless_ended(one, one.open()) for one in frontends))
         self._keepers = [asyncio.create_task(self._keep(number)) for number in self._frontends]
 
     async def unload(self) -> None:
         """End all calls, because the engine died; refuse others until `load`."""
         self._let_go()
         self.models = ()
-        for frontend in self._frontends.values():
-            if not frontend.takes_calls:  # it is on its way to the engine that died
-                frontend.kill()
-        await self._each("unload")
+        await self._have_all("unload", CLOSING)
 
     async def drain(self) -> None:
         """Leave without a loss, as far as that goes."""
         self._let_go()
-        await self._each("drain")
+        draining = [one for one in self._frontends.values() if one.takes_calls]
+        await self._have_all("drain", self._settings.lame_duck + self._settings.grace + CLOSING)
+        for frontend in draining:
+            if frontend.ended.is_set():
+                log.error("%s ended with status %s", frontend.name, frontend.status)
+        self._lost = sum(frontend.lost for frontend in draining)
 
     async def close(self, error: CallError | None = None) -> None:
         """Have all frontends end, and what still runs with them. Idempotent."""
@@ -107,17 +107,37 @@ class Supervisor:
         if self._port:
             self._port.close()
 
-    async def _start_all(self, numbers: Iterable[int]) -> None:
-        await _all(*(self._start(number) for number in numbers))
+    async def _load(self) -> None:
+        """Have the frontends load; those that end meanwhile are replaced when calls are let in.
+
+        An engine greets who is there as it begins, so who comes later needs to know of it.
+        """
+        frontends, environment = self._frontends, self._core.environment
+        ended = [number for number, frontend in frontends.items() if frontend.ended.is_set()]
+        await each(*(self._open(number) for number in ended))
+        loads = (_unless_ended(one, one.do("load", environment)) for one in frontends.values())
+        _, *models = await each(self._core.ready(), *loads)
+        if not any(models):
+            raise StartError("all frontends ended while they loaded (the log above has the cause)")
+        self.models = next(filter(None, models))
+
+    async def _death(self) -> NoReturn:
+        await self._core.ready()
+        raise StartError(f"the engine died: {await self._core.failed()}")
 
     async def _start(self, number: int) -> FrontendProcess:
-        """Have a frontend of that number that listens."""
+        """Have a frontend of that number, with an engine of its own."""
         name, feel = f"frontend {number}", partial(self._core.feel, number)
         frontend = FrontendProcess(name, self._gate, self._desks, feel)
         await frontend.start(self._settings, self._core.seat(number, self.models))
         self._frontends[number] = frontend
-        await frontend.do("listen")
+        await frontend.do("prepare")
         return frontend
+
+    async def _open(self, number: int) -> None:
+        """Have a frontend that listens before it has loaded."""
+        frontend = await self._start(number)
+        await frontend.do("listen")
 
     async def _keep(self, number: int) -> None:
         """Have another frontend whenever one ends."""
@@ -128,6 +148,7 @@ class Supervisor:
             try:
                 frontend = await self._start(number)
                 await frontend.do("load", self._core.environment)
+                await frontend.do("listen")  # only now: connections are for who answers
                 await frontend.open()
             except StartError as error:
                 log.error("no other takes its place yet: %s", error)
@@ -136,26 +157,35 @@ class Supervisor:
                 log.info("another takes the place of %s", ended.name)
             await asyncio.sleep(PAUSE)
 
-    async def _each(self, step: str) -> None:
-        """Have all take a step, but for those that end meanwhile."""
-        steps = [frontend.do(step) for frontend in self._frontends.values()]
-        await asyncio.gather(*map(_unless_ended, steps))
+    async def _have_all(self, step: str, seconds: float) -> None:
+        """Have all that take calls take a step, in so many seconds; kill the others."""
+        frontends = self._frontends.values()
+        for frontend in frontends:
+            if not frontend.takes_calls:
+                frontend.kill()
+        await each(*(_have(one, step, seconds) for one in frontends if one.takes_calls))
 
     def _let_go(self) -> None:
         for keeper in self._keepers:
             keeper.cancel()
 
 
-async def _all(*steps: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Take steps side by side; where one fails, the others are left."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
+async def _have(frontend: FrontendProcess, step: str, seconds: float) -> None:
+    """Have a frontend take a step, or end."""
     try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+        async with asyncio.timeout(seconds):
+            await _unless_ended(frontend, frontend.do(step))
+    except TimeoutError:
+        log.warning("%s does not %s; it is killed", frontend.name, step)
+        frontend.kill()
+        await frontend.ended.wait()
 
 
-async def _unless_ended(step: Coroutine[Any, Any, Any]) -> None:
-    with suppress(StartError):
-        await step
+async def _unless_ended(frontend: FrontendProcess, step: Coroutine[Any, Any, Any]) -> Any:
+    """Take a step; None if the frontend ends meanwhile."""
+    try:
+        return await step
+    except StartError:
+        if not frontend.ended.is_set():
+            raise
+        return None

@@ -89,6 +89,7 @@ class Adapters:
         wanted = had if self._started else modules
         self._named.clear()
         self._held.clear()
+        self._numbers = count(1)  # as all have it that share the engine, when they joined it or not
         self._llm, self._started = llm, True
         faults = []
         for name, path in wanted.items():

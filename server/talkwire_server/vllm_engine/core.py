@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 from math import inf
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 from vllm.config import VllmConfig
 from vllm.envs import disable_envs_cache
@@ -26,10 +27,12 @@ from talkwire_server.vllm_engine.grammars.held import hold_grammars
 from talkwire_server.vllm_engine.grammars.peer import FOLDER
 from talkwire_server.vllm_engine.grammars.trials import Trials
 from talkwire_server.vllm_engine.missing import missing
-from talkwire_server.vllm_engine.seat import Seat
-from talkwire_server.vllm_engine.starting import POLL, choose_start
+from talkwire_server.vllm_engine.seat import STATISTICS, Seat
+from talkwire_server.vllm_engine.starting import POLL, choose_start, gpus
 
 log = logging.getLogger("talkwire")
+
+STALE = 5.0  # seconds after which nothing is known of an engine that was not heard
 
 
 class VllmCore:
@@ -54,41 +57,41 @@ class VllmCore:
         os.environ["VLLM_RPC_BASE_PATH"] = self._folder.name
         self._listeners = bind_engine_zmq_listeners(config, settings.frontends)
         self._launches = 0
+        self._gpus = gpus(config)
         self._launch: Future[CoreEngineLaunch] = Future()
         self._loaded: Future[None] = Future()
-        self._felt: dict[int, tuple[int, int]] = {}
+        self._felt: dict[int, tuple[int, int, float]] = {}
         self._quiet = 0.0
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Where the processes of grammars are."""
-        return {FOLDER: os.environ[FOLDER]}
+        """Where the processes of grammars are, and vLLM's own statistics, if it has any."""
+        coordinator = self._launch.result().coordinator
+        stats = coordinator.get_stats_publish_address() if coordinator else ""
+        return {FOLDER: os.environ[FOLDER], STATISTICS: stats}
 
     def seat(self, number: int, models: Sequence[pb.Model]) -> Callable[[], Engine]:
         """Return what makes one of the engines. `models` are those of others that run."""
-        launch = self._launch.result()
-        stats = launch.coordinator and launch.coordinator.get_stats_publish_address()
         seat = Seat(
             number,
             self._settings.frontends,
             self._listeners.inputs[number],
             self._listeners.outputs[number],
-            {"stats_update_address": stats} if stats else {},
             models[0].max_context_tokens if models else None,
         )
         return partial(load, self._settings, seat)
 
     def feel(self, number: int, unfinished: int, steps: int) -> None:
         """Hear from one of the engines; vLLM tells but one of them of a step."""
-        if self._felt.get(number, (0, 0))[1] != steps:
+        if number not in self._felt or self._felt[number][1] != steps:
             self._quiet = 0.0
-        self._felt[number] = unfinished, steps
+        self._felt[number] = unfinished, steps, monotonic()
 
     async def launch(self) -> None:
         """Start the engine processes in a thread; return when they are there."""
         disable_envs_cache()
         self._launches += 1
-        choose_start(self._config, first=self._launches == 1)
+        choose_start(self._config, self._gpus, first=self._launches == 1)
         self._launch, self._loaded = Future(), Future()
         self._felt.clear()
         self._quiet = 0.0
@@ -135,7 +138,8 @@ class VllmCore:
                 return f"{name} ended with status {status}"
             if not self._trials.alive:
                 return "the process of grammars ended"
-            unfinished = sum(one for one, _ in self._felt.values())
+            since = monotonic() - STALE  # a process that says nothing is no sign of the engine
+            unfinished = sum(one for one, _, at in self._felt.values() if at > since)
             if unfinished:
                 self._quiet += POLL
             if self._quiet > limit:

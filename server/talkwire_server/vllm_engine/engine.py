@@ -40,7 +40,7 @@ from talkwire_server.vllm_engine.prompt import Prompts
 from talkwire_server.vllm_engine.pulse import Pulse
 from talkwire_server.vllm_engine.request import SUPPORTED, may_call
 from talkwire_server.vllm_engine.seat import Seat, settle
-from talkwire_server.vllm_engine.starting import POLL, choose_start
+from talkwire_server.vllm_engine.starting import POLL, choose_start, gpus
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
 
 log = logging.getLogger("talkwire")
@@ -83,6 +83,7 @@ class VllmEngine:
         hold_grammars(config)
         self._pulse = Pulse()
         self._launches = 0
+        self._gpus = gpus(config)
         self._sockets: TemporaryDirectory[str] | None = None
 
     @property
@@ -122,7 +123,8 @@ class VllmEngine:
         disable_envs_cache()
         self._launches += 1
         self._pulse.quiet = 0.0
-        fork = choose_start(self._config, first=self._launches == 1 and not self._seat)
+        first = self._launches == 1 and not self._seat
+        fork = choose_start(self._config, self._gpus, first=first)
         if self._seat:
             self._start_building()
             return

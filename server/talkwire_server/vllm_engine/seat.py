@@ -6,7 +6,8 @@ keeps them, too, for who comes next.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -20,6 +21,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 PATIENCE = 1.0  # seconds
 
+STATISTICS = "TALKWIRE_VLLM_STATISTICS"
+"""In the environment: where vLLM publishes how much each of several engines has to do, if any."""
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -30,7 +34,6 @@ class Seat:
         count: How many there are.
         requests: Where the engines take requests from.
         outputs: Where they send what came of them.
-        more: What else vLLM tells its frontends.
         context: How long a prompt and its answer may be, if the engines have begun already.
 
     """
@@ -39,7 +42,6 @@ class Seat:
     count: int
     requests: ZmqListener
     outputs: ZmqListener
-    more: Mapping[str, Any]
     context: int | None
 
     def take(self, build: Callable[..., AsyncLLM]) -> AsyncLLM:
@@ -71,12 +73,13 @@ class Seat:
         return llm
 
     def _place(self, address: str, listener: Any) -> dict[str, Any]:
+        stats = os.environ.get(STATISTICS)
         addresses = {
             "input_address": address,
             "input_listener": listener,
             "output_address": self.outputs.address,
             "output_listener": self.outputs.socket.dup(),
-            **self.more,
+            **({"stats_update_address": stats} if stats else {}),
         }
         return {
             "client_addresses": addresses,
