@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 from fleet.measured import RESULTS, Measured
 from fleet.plot import plot
 from fleet.simulation import Faults, Load
-from fleet.sizing import Aims, House, Sizing
+from fleet.sizing import Aims, Setup, Sizing
 from load import machine
 from load.figures import percentile
 
 WAY = "talkwire multiplexed, 4 frontends"
-Part: TypeAlias = type[Aims] | type[Load] | type[Faults] | type[House]
+Part: TypeAlias = type[Aims] | type[Load] | type[Faults] | type[Setup]
 FLAGS: dict[Part, dict[str, str]] = {
     Aims: {
         "rate": "tokens a second that 99 of 100 answers have, or more",
@@ -35,7 +35,7 @@ FLAGS: dict[Part, dict[str, str]] = {
         "longest": "tokens of a prompt and its answer",
         "resume": "answers that broke off go on",
     },
-    House: {
+    Setup: {
         "seats": "--max-num-seqs of an engine",
         "prompts": "tokens of prompts a second that an engine reads",
         "turns": "replicas are chosen in turn, not by their load",
@@ -100,7 +100,7 @@ def main() -> None:
             part(Aims, flags),
             part(Load, flags, streams=0),
             part(Faults, flags),
-            part(House, flags),
+            part(Setup, flags),
         )
         sizes = [int(size) for size in flags.streams.split(",")]
         found = {f"{size:,}": sizing.fits(size, flags.seed) for size in sizes}

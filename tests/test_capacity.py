@@ -15,7 +15,7 @@ import simpy
 from fleet.measured import Curve, Measured
 from fleet.replica import Engine, Replica
 from fleet.simulation import Faults, Fleet, Load, Seen
-from fleet.sizing import Aims, House, Sizing
+from fleet.sizing import Aims, Setup, Sizing
 from fleet.stream import Stream
 from processes import ROOT, run
 from proxied import ENVOY
@@ -152,7 +152,7 @@ def test_figures_between_levels_are_on_a_line() -> None:
 
 @pytest.fixture(scope="module")
 def sizing() -> Sizing:
-    return Sizing(Measured.read(WAY), Aims(), Load(streams=0), Faults(), House())
+    return Sizing(Measured.read(WAY), Aims(), Load(streams=0), Faults(), Setup())
 
 
 def test_a_fleet_is_raised_until_it_holds(sizing: Sizing) -> None:
@@ -168,9 +168,11 @@ def test_a_fleet_is_raised_until_it_holds(sizing: Sizing) -> None:
 
 def test_all_that_cannot_be_is_named() -> None:
     """At once."""
-    measured, house = Measured.read(WAY), House(seats=4000, utilisation=2)
+    measured, setup = Measured.read(WAY), Setup(seats=4000, utilisation=2)
     with pytest.raises(ValueError, match=r"--rate.*--spread.*--utilisation.*--seats"):
-        Sizing(measured, Aims(rate=0), Load(streams=0, spread=-1), Faults(), house)
+        Sizing(measured, Aims(rate=0), Load(streams=0, spread=-1), Faults(), setup)
+    with pytest.raises(ValueError, match="more --seconds"):
+        Sizing(measured, Aims(), Load(streams=0), Faults(), Setup(seconds=1)).fits(100, seed=0)
     with pytest.raises(ValueError, match="'talkwire multiplexed'"):
         Measured.read("raw")
 

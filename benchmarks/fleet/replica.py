@@ -49,7 +49,6 @@ class Replica:
         ended: Is told of each stream whose answer is whole.
 
     Attributes:
-        up: Whether it serves.
         running: How many streams get tokens, or wait for their first one.
         tokens: Of answers, what it has given to all streams.
 
@@ -58,7 +57,6 @@ class Replica:
     def __init__(
         self, env: simpy.Environment, engine: Engine, ended: Callable[[Stream], None]
     ) -> None:
-        self.up = True
         self.running = 0
         self.tokens = 0.0
         self._env = env
@@ -121,7 +119,7 @@ class Replica:
             if stream.runs:
                 self._stop(stream)
             stream.ticket += 1
-        self.up = False
+        self._reads_until = 0.0
         self._next.clear()
         self._queue.clear()
         self._waiting = 0

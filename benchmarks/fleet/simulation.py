@@ -256,19 +256,18 @@ class Fleet:
             self._later(pause, stream, anew=not self._load.resume)
 
     def _replica_lives(self, number: int, strikes: bool) -> Generator[simpy.Event, Any, None]:
-        faults, replica = self._faults, self._replicas[number]
+        faults = self._faults
         until = faults.strike if strikes else random.expovariate(1 / faults.mtbf)
         while True:
             yield self._env.timeout(until)
             streams = [stream for stream in self._streams if stream.replica == number]
-            replica.die(streams)
+            self._replicas[number].die(streams)
             self._able.remove(number)
             self._seen.deaths += 1
             for stream in streams:
                 self._leave(stream)
             self._broke(streams, _PAUSE, faults.notice)
             yield self._env.timeout(faults.start)
-            replica.up = True
             self._able.append(number)
             until = random.expovariate(1 / faults.mtbf)
 

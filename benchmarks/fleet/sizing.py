@@ -37,7 +37,7 @@ class Aims:
 
 
 @dataclass(frozen=True, kw_only=True)
-class House:
+class Setup:
     """How it is run.
 
     Attributes:
@@ -69,26 +69,26 @@ class Sizing:
     """
 
     def __init__(
-        self, measured: Measured, aims: Aims, load: Load, faults: Faults, house: House
+        self, measured: Measured, aims: Aims, load: Load, faults: Faults, setup: Setup
     ) -> None:
-        bounds = Bounds.of(house.seats, AdmissionSettings())
+        bounds = Bounds.of(setup.seats, AdmissionSettings())
         most = max(1000, 2 * (bounds.places + bounds.queued))  # --max-concurrent-streams
-        wrong = [*_wrong(aims, load, faults, house)]
-        if house.seats > measured.most:
-            wrong.append(f"--seats {house.seats} is more than was measured: {measured.most}")
-        if house.per_connection > most:
-            wrong.append(f"--per-connection {house.per_connection} is more than {most}")
+        wrong = [*_wrong(aims, load, faults, setup)]
+        if setup.seats > measured.most:
+            wrong.append(f"--seats {setup.seats} is more than was measured: {measured.most}")
+        if setup.per_connection > most:
+            wrong.append(f"--per-connection {setup.per_connection} is more than {most}")
         if wrong:
             raise ValueError("; ".join(wrong))
         self._measured = measured
         self._aims = aims
         self._load = load
         self._faults = faults
-        self._house = house
+        self._setup = setup
         self._engine = Engine(
-            each=[measured.each.at(n) for n in range(house.seats + 1)],
-            first=[measured.first.at(n) for n in range(house.seats + 1)],
-            prompts=house.prompts,
+            each=[measured.each.at(n) for n in range(setup.seats + 1)],
+            first=[measured.first.at(n) for n in range(setup.seats + 1)],
+            prompts=setup.prompts,
             places=bounds.places,
             queued=bounds.queued,
         )
@@ -116,7 +116,7 @@ class Sizing:
 
     def guess(self, streams: int) -> int:
         """Return load by rate, with a square root above it, and what may be down at once."""
-        able = [n for n in range(1, self._house.seats + 1) if self._rate(n) >= self._aims.rate]
+        able = [n for n in range(1, self._setup.seats + 1) if self._rate(n) >= self._aims.rate]
         if not able:
             msg = f"no engine gives a stream {self._aims.rate:g} tokens a second"
             raise ValueError(msg)
@@ -127,14 +127,14 @@ class Sizing:
     def _rate(self, n: int) -> float:
         """Return what each of so many streams gets while prompts are read, too."""
         each, load = self._engine.each[n], self._load
-        return each / (1 + each * n * load.prompt / (load.answer * self._house.prompts))
+        return each / (1 + each * n * load.prompt / (load.answer * self._setup.prompts))
 
     def _down(self, replicas: int) -> int:
         """Return how many of the replicas are down at once but for the rarest times."""
         mean = replicas * self._faults.start / self._faults.mtbf
         chance = below = exp(-mean)
         down = 0
-        while below < 1 - _RARELY:
+        while below < 1 - _RARELY and down < replicas:
             down += 1
             chance *= mean / down
             below += chance
@@ -143,22 +143,24 @@ class Sizing:
     def simulate(self, streams: int, replicas: int, seed: int) -> tuple[Row, Sequence[float]]:
         """Try one fleet."""
         random.seed(seed)  # Fleet and Pace draw from it
-        house, measured = self._house, self._measured
-        even = min(house.seats, streams / replicas)
+        setup, measured = self._setup, self._measured
+        even = min(setup.seats, streams / replicas)
         tokens = streams * self._rate(ceil(even))
-        messages = tokens * measured.messages.at(house.per_connection * measured.clients)
+        messages = tokens * measured.messages.at(setup.per_connection * measured.clients)
         cores = messages * measured.proxy_us / 1e6
-        proxies = 1 + ceil(cores / (house.proxy_cores * house.utilisation))
+        proxies = 1 + ceil(cores / (setup.proxy_cores * setup.utilisation))
         down = min(self._down(replicas), replicas - 1)
         faults = replace(self._faults, replicas=down)
         load = replace(self._load, streams=streams)
-        fleet = Fleet(self._engine, replicas, proxies, load, faults, turns=house.turns)
-        seen = fleet.run(house.seconds)
+        fleet = Fleet(self._engine, replicas, proxies, load, faults, turns=setup.turns)
+        seen = fleet.run(setup.seconds)
         rates, amid, firsts = (sorted(one) for one in (seen.rates, seen.amid, seen.firsts))
-        each = seen.tokens / house.seconds / replicas
-        connections = ceil(streams / house.per_connection)
+        if not (rates and amid):
+            raise ValueError("too few answers began and ended: give more --seconds")
+        each = seen.tokens / setup.seconds / replicas
+        connections = ceil(streams / setup.per_connection)
         held = connections * measured.connection_kb + streams * measured.stream_kb
-        frontends = ceil(each * measured.frontend_us.at(even) / 1e6 / house.utilisation)
+        frontends = ceil(each * measured.frontend_us.at(even) / 1e6 / setup.utilisation)
         return {
             "engines": replicas,
             "frontends": frontends * replicas,
@@ -178,7 +180,7 @@ class Sizing:
         }, rates
 
 
-def _wrong(*parts: Aims | Load | Faults | House) -> Iterator[str]:
+def _wrong(*parts: Aims | Load | Faults | Setup) -> Iterator[str]:
     """Find what cannot be."""
     for part in parts:
         for name, value in asdict(part).items():
