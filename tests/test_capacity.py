@@ -150,6 +150,16 @@ def test_figures_between_levels_are_on_a_line() -> None:
     assert [curve.at(n) for n in (1, 10, 15, 20, 99)] == [1, 1, 2, 3, 3]
 
 
+def test_an_engine_gives_what_was_measured() -> None:
+    """Of as many streams as were measured each has its part of the tokens a second."""
+    measured = Measured.read(WAY)
+    rates = {64: 13_550, 256: 24_890, 512: 30_890, 1024: 17_520}  # as README has them
+
+    assert {n: n * measured.each(n) for n in rates} == pytest.approx(rates)
+    assert measured.each(1) == measured.each(64)
+    assert 768 * measured.each(768) == pytest.approx((30_890 + 17_520) / 2)
+
+
 @pytest.fixture(scope="module")
 def sizing() -> Sizing:
     return Sizing(Measured.read(WAY), Aims(), Load(streams=0), Faults(), Setup())

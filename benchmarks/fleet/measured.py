@@ -36,8 +36,9 @@ class Measured:
     Attributes:
         way: Its name in the results.
         clients: Processes that asked, each over one connection, or one call of it.
+        least: The lowest level.
         most: The highest level.
-        each: Tokens a second of one stream.
+        rate: Tokens a second of all streams of an engine.
         first: Seconds to the first token.
         frontend_us: CPU of all of an engine's frontends, microseconds a token.
         messages: From a server to its clients, a token.
@@ -50,8 +51,9 @@ class Measured:
 
     way: str
     clients: int
+    least: int
     most: int
-    each: Curve
+    rate: Curve
     first: Curve
     frontend_us: Curve
     messages: Curve
@@ -59,6 +61,11 @@ class Measured:
     connection_kb: float
     stream_kb: float
     sources: dict[str, str]
+
+    def each(self, streams: int) -> float:
+        """Return the tokens a second of each of so many streams; of fewer than measured no more."""
+        streams = max(streams, self.least)
+        return self.rate.at(streams) / streams
 
     @classmethod
     def read(cls, way: str, folder: Path = RESULTS) -> "Measured":
@@ -80,8 +87,9 @@ class Measured:
         return cls(
             way=way,
             clients=int(engines.content["settings"]["clients"]),
+            least=min(engines.levels),
             most=max(engines.levels),
-            each=Curve([(level, seen["rate"] / level) for level, seen in runs]),
+            rate=Curve([(level, seen["rate"]) for level, seen in runs]),
             first=Curve([(level, seen["ttft_p50"] / 1000) for level, seen in runs]),
             frontend_us=Curve([(level, seen["server_us"]) for level, seen in runs]),
             messages=Curve([(level, seen["messages"]) for level, seen in runs]),

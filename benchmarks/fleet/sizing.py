@@ -86,7 +86,7 @@ class Sizing:
         self._faults = faults
         self._setup = setup
         self._engine = Engine(
-            each=[measured.each.at(n) for n in range(setup.seats + 1)],
+            each=[measured.each(n) for n in range(setup.seats + 1)],
             first=[measured.first.at(n) for n in range(setup.seats + 1)],
             prompts=setup.prompts,
             places=bounds.places,
