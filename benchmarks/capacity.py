@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from fleet.measured import RESULTS, Measured
 from fleet.plot import plot
-from fleet.simulation import Faults, Load
+from fleet.scenario import Faults, Load
 from fleet.sizing import Aims, Setup, Sizing
 from load import machine
 from load.figures import percentile

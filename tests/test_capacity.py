@@ -14,7 +14,9 @@ import simpy
 
 from fleet.measured import Curve, Measured
 from fleet.replica import Engine, Replica
-from fleet.simulation import Faults, Fleet, Load, Seen
+from fleet.scenario import Faults, Load
+from fleet.seen import Seen
+from fleet.simulation import Fleet
 from fleet.sizing import Aims, Setup, Sizing
 from fleet.stream import Stream
 from processes import ROOT, run

@@ -5,115 +5,20 @@ answers, as it would be found at any moment: long ones are met more often, at an
 """
 
 import random
-from array import array
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
-from math import log
 from typing import Any
 
 import simpy
 
 from fleet.replica import Engine, Replica
+from fleet.scenario import Faults, Load
+from fleet.seen import Seen
 from fleet.stream import Stream
 from talkwire import Retry
 
 _OTHERS = 3  # that a call is tried at, at once, when one is full: `num_retries` of a proxy
 _PAUSE = 0.1  # seconds at most until a client goes on elsewhere
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """What callers ask. Lengths are log-normal.
-
-    Attributes:
-        streams: At once.
-        prompt: Mean tokens of a prompt, with the conversation so far.
-        answer: Mean tokens of an answer.
-        spread: Standard deviation of the logarithm of both.
-        longest: Tokens of a prompt and its answer, at most.
-        resume: Whether an answer that broke off goes on.
-
-    """
-
-    streams: int
-    prompt: float = 256
-    answer: float = 256
-    spread: float = 1.0
-    longest: int = 2048
-    resume: bool = True
-
-    def drawn(self, count: int) -> list[tuple[int, int]]:
-        """Draw prompts with their answers."""
-        return [(self._length(self.prompt), self._length(self.answer)) for _ in range(count)]
-
-    def _length(self, mean: float) -> int:
-        if not (self.spread and mean):
-            return round(mean)
-        drawn = random.lognormvariate(log(mean) - self.spread**2 / 2, self.spread)
-        return max(1, min(self.longest // 2, round(drawn)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Faults:
-    """What dies, and how soon it is back; in seconds.
-
-    Attributes:
-        mtbf: Mean time between failures of one replica.
-        start: From a replica's death until it serves again.
-        notice: From then until its callers know.
-        proxy_mtbf: Mean time between failures of one proxy.
-        proxy_start: From a proxy's death until it serves again.
-        reconnect: Until all of its callers have another one.
-        settle: After a death; answers asked until then, and those under way, are counted apart.
-        strike: When this many replicas and proxies die at once, besides.
-        replicas: How many.
-        proxies: How many; there must be others.
-
-    """
-
-    mtbf: float = 86_400
-    start: float = 60
-    notice: float = 2
-    proxy_mtbf: float = 7 * 86_400
-    proxy_start: float = 10
-    reconnect: float = 1
-    settle: float = 10
-    strike: float = 5
-    replicas: int = 1
-    proxies: int = 1
-
-
-@dataclass(kw_only=True)
-class Seen:
-    """What became of the calls.
-
-    Attributes:
-        came: How many calls were asked, those of the beginning among them.
-        answered: How many had their whole answer.
-        refused: How many were refused for good: as often as a client tries.
-        lost: How many broke off and did not go on.
-        there: How many are still being answered, or tried.
-        deaths: Of replicas.
-        moved: Calls that went on elsewhere.
-        rates: Tokens a second of each answer that came and went, from its first to its last token.
-        amid: The same of those amid which, or shortly before which, something died.
-        firsts: Seconds that its first token took, with all waiting.
-        tokens: Given in all.
-
-    """
-
-    came: int = 0
-    answered: int = 0
-    refused: int = 0
-    lost: int = 0
-    there: int = 0
-    deaths: int = 0
-    moved: int = 0
-    tokens: float = 0
-    rates: "array[float]" = field(default_factory=lambda: array("d"))
-    amid: "array[float]" = field(default_factory=lambda: array("d"))
-    firsts: "array[float]" = field(default_factory=lambda: array("d"))
 
 
 class Proxy:

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from fleet.measured import Measured
 from fleet.replica import Engine
-from fleet.simulation import Faults, Fleet, Load
+from fleet.scenario import Faults, Load
+from fleet.simulation import Fleet
 from load.figures import percentile
 from talkwire_server.admission.gate import Bounds
 from talkwire_server.settings.admission import AdmissionSettings
