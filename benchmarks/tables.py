@@ -1,4 +1,4 @@
-"""The tables of speed in README and docs, made from the results in benchmarks/results.
+"""The tables in README and docs, made from the results in benchmarks/results.
 
 python benchmarks/tables.py [--write]      (default: print them)
 """
@@ -12,8 +12,13 @@ from load.report import LOST, RAW, Result, losses, ranged
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PAGES = {"README.md": ["engines-h100"], "docs/performance.md": []}
-"""Pages, and the results on them; none: all."""
+PAGES = {
+    "README.md": ["engines-h100"],
+    "docs/performance.md": [],
+    "docs/capacity.md": ["capacity"],
+}
+"""Pages, and the results on them; none: all that were measured."""
+SIMULATED = "capacity"
 BEGIN, END = "<!-- made by benchmarks/tables.py -->", "<!-- end -->"
 
 SHOWN = (
@@ -36,7 +41,7 @@ def tables(names: Sequence[str]) -> str:
     if names:
         told = [_told(Result.read(RESULTS / f"{name}.json"), FEW, FEW_SHOWN) for name in names]
     else:
-        files = sorted(RESULTS.glob("*.json"))
+        files = [file for file in sorted(RESULTS.glob("*.json")) if file.stem != SIMULATED]
         told = [_whole(file) for file in files]
     return "\n\n".join("\n".join(lines) for lines in told)
 
@@ -90,10 +95,17 @@ def _runs(result: Result, levels: Sequence[int], shown: Sequence[str]) -> Iterat
 def _ways(result: Result) -> Iterator[str]:
     ways = result.content["ways"]
     names = list(dict.fromkeys(name for figures in ways.values() for name in figures))
-    yield _row("", *names)
+    yield _row(result.content.get("rows", ""), *names)
     yield _row(*["---"] * (1 + len(names)))
     for way, figures in ways.items():
-        yield _row(way, *(f"{figures[name]:.1f}" if name in figures else "" for name in names))
+        yield _row(way, *(_figure(figures[name]) if name in figures else "" for name in names))
+
+
+def _figure(value: float) -> str:
+    """Write whole numbers whole, and of others as many digits as tell something."""
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def _row(*cells: str) -> str:

