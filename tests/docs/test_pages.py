@@ -137,12 +137,14 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
 def test_flags_that_the_pages_name_are_there() -> None:
     """Ours and vLLM's, as the helps of the commands tell them."""
     helps = (
-        ["serve", "--help"],
-        ["serve", "--help-engine"],
-        ["ask", "--help"],
-        ["ready", "--help"],
+        ["-m", "talkwire", "serve", "--help"],
+        ["-m", "talkwire", "serve", "--help-engine"],
+        ["-m", "talkwire", "ask", "--help"],
+        ["-m", "talkwire", "ready", "--help"],
+        ["benchmarks/capacity.py", "--help"],
+        ["benchmarks/proxied.py", "--help"],
     )
-    told = "".join(run(sys.executable, "-m", "talkwire", *one).stdout for one in helps)
+    told = "".join(run(sys.executable, *one).stdout for one in helps)
     known = OTHERS.union(FLAG.findall(told))
 
     assert "--max-num-seqs" in known
