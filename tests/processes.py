@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -62,9 +62,11 @@ class ServerProcess:
 
 
 @contextmanager
-def launched(*flags: str, **environment: str) -> Iterator[ServerProcess]:
+def launched(
+    *flags: str, program: Sequence[str] = ("-m", "talkwire_server"), **environment: str
+) -> Iterator[ServerProcess]:
     """Run a server with an echo engine on a free port; if it is there at the end, kill it."""
-    command = [sys.executable, "-m", "talkwire_server", "--engine=echo", "--port=0", *flags]
+    command = [sys.executable, *program, "--engine=echo", "--port=0", *flags]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

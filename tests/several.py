@@ -37,6 +37,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def frontends(server: ServerProcess) -> list[int]:
+    """List those of a server that live: the children of the process that they are forked in."""
+    nursery = [pid for pid in children(server.process.pid) if _is_nursery(pid)]
+    return [pid for one in nursery for pid in children(one) if alive(pid)]
+
+
 class Several:
     """The frontends of a server."""
 
@@ -46,9 +52,8 @@ class Several:
 
     @property
     def pids(self) -> list[int]:
-        """Those that live: the children of the process that they are forked in."""
-        nursery = [pid for pid in children(self.server.process.pid) if _is_nursery(pid)]
-        return [pid for one in nursery for pid in children(one) if alive(pid)]
+        """Those that live."""
+        return frontends(self.server)
 
     @contextmanager
     def client(self, pid: int) -> Iterator[Client]:

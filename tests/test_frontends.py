@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from processes import launched
-from several import alive, descendants, several, stopped
+from several import Several, alive, descendants, frontends, several, stopped
 from talkwire import Client, Overloaded, RequestIdInUse, Stream, Unavailable
 
 LONG = "word " * 4000
@@ -194,6 +194,44 @@ def test_a_frontend_that_hangs_does_not_keep_the_server() -> None:
     assert status == 0
     assert "does not drain; it is killed" in log
     assert not alive(one)
+
+
+DYING = ("tests/dying_server.py",)
+
+
+def test_a_frontend_may_die_while_the_engine_starts_anew() -> None:
+    """One start serves for both: all frontends are there again."""
+    with launched("--frontends=3", "--restart-engine=9", program=DYING) as process:
+        server = Several(process)
+        first = server.pids
+        process.signal(signal.SIGUSR1)
+        process.logs("starting it anew")
+        os.kill(first[0], signal.SIGKILL)
+        process.logs(" serving ")
+        while first[0] in server.pids or len(server.pids) < len(first):
+            time.sleep(0.02)
+        pids = server.pids
+        for pid in pids:
+            with server.client(pid) as client:
+                assert client.chat("hi").text == "hi"
+        status, log = stopped(server)
+
+    assert len(pids) == 3
+    assert (status, "Traceback" in log) == (0, False)
+
+
+def test_an_engine_that_dies_before_all_have_loaded_ends_the_server() -> None:
+    """Nobody would tell the frontend that still waits for it."""
+    with launched("--frontends=2", program=DYING) as process:
+        process.logs("listening")
+        held = frontends(process)[0]
+        os.kill(held, signal.SIGSTOP)
+        process.signal(signal.SIGUSR1)
+        status, log = process.ends()
+
+    assert status == 1
+    assert "the engine died: as told" in log
+    assert not alive(held)
 
 
 def test_who_resumes_goes_on_elsewhere() -> None:
