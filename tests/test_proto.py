@@ -26,9 +26,11 @@ def test_the_generated_code_is_that_of_the_contract(tmp_path: Path) -> None:
     """Generating anew gives what is committed, byte for byte and no file more or less."""
     done = run("scripts/proto.sh", tmp_path)
 
-    folder = "talkwire_proto/v1"
+    folder, descriptors = "talkwire_proto/v1", "talkwire.binpb"
     made = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
     kept = {path.name: path.read_bytes() for path in (ROOT / "generated" / folder).glob("chat_*")}
+    made[descriptors] = (tmp_path / descriptors).read_bytes()
+    kept[descriptors] = (ROOT / "generated" / descriptors).read_bytes()
     assert done.returncode == 0, done.stderr
     assert kept.keys() == made.keys()
     assert [name for name in kept if kept[name] != made[name]] == []
