@@ -1,4 +1,4 @@
-"""deploy/kubernetes, rendered by kubectl and held against Kubernetes' schemas, without a cluster."""
+"""deploy/kubernetes, rendered by kubectl and held against the schemas, without a cluster."""
 
 import os
 import signal
