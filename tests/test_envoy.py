@@ -164,6 +164,21 @@ async def test_a_cancel_stops_the_engine(kind: str, table: Table) -> None:
         table.add("cancel", f"through Envoy, {kind}", 32, 0)
 
 
+async def test_a_stop_finds_the_server(kind: str) -> None:
+    """Of 16 answers each ends where it is, though Envoy has any server asked to end it."""
+    async with twins() as (servers, proxy), calling(kind, proxy.target) as caller:
+
+        async def stopped() -> str:
+            async with caller.stream(LONG) as stream:
+                await anext(stream)
+                return str((await stream.stop()).finish_reason)
+
+        reasons = await asyncio.gather(*(stopped() for _ in range(16)))
+        await gone(servers)
+
+    assert reasons == ["aborted"] * 16
+
+
 async def test_a_deadline_stops_the_engine(kind: str) -> None:
     """The caller reads DEADLINE_EXCEEDED, always, and the engines have no call any more."""
     async with twins() as (servers, proxy), calling(kind, proxy.target) as caller:
