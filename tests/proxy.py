@@ -78,8 +78,13 @@ def _endpoint(server: str) -> dict[str, Any]:
 
 
 @contextmanager
-def proxied(*servers: str, change: Callable[[Any], None] | None = None) -> Iterator[Proxy]:
-    """Run Envoy before servers for the length of the block, on a changed configuration if asked."""
+def proxied(
+    *servers: str, change: Callable[[Any], None] | None = None, healthy: int | None = None
+) -> Iterator[Proxy]:
+    """Run Envoy before servers, on a changed configuration if asked, for the length of the block.
+
+    It begins when so many are healthy, by default all.
+    """
     made = config(*servers)
     if change:
         change(made)
@@ -95,7 +100,7 @@ def proxied(*servers: str, change: Callable[[Any], None] | None = None) -> Itera
         ):
             try:
                 with closing(Proxy(_admin(folder, process))) as proxy:
-                    proxy.has_healthy(len(servers))
+                    proxy.has_healthy(len(servers) if healthy is None else healthy)
                     yield proxy
                 assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
             finally:

@@ -2,26 +2,32 @@
 
 import asyncio
 import json
+import re
 import signal
 import struct
 import time
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+import yaml
 from google.rpc import status_pb2
 
 import talkwire
+from certificates import Authority
+from credentials import TokenFile
 from fault_table import Table
 from multiplexing import Multiplexing
-from processes import ServerProcess, launched
+from processes import ROOT, ServerProcess, launched
 from proxy import ENVOY, Proxy, proxied
 from support import RunningServer, calling, running
-from talkwire import AsyncClient, Client, ConnectError
+from talkwire import TLS, AsyncClient, Client, ConnectError, Unauthenticated
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.echo import EchoEngine
@@ -381,6 +387,45 @@ async def test_who_reads_nothing_is_cut() -> None:
                 pass
 
     assert caught.value.code() is grpc.StatusCode.ABORTED
+
+
+def test_tls_on_both_sides(tmp_path: Path) -> None:
+    """As docs/deployment.md has it: a token goes encrypted to Envoy, and on to servers it knows."""
+    authority, stranger = Authority(tmp_path, "authority"), Authority(tmp_path, "stranger")
+    pair = authority.pair("server")
+    tokens = TokenFile(tmp_path / "tokens.yaml")
+    token = tokens.add("ada")
+    page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    near, far = re.findall(r"```yaml\n(transport_socket:.*?)```", page, re.DOTALL)
+
+    def encrypted(config: Any, ca_file: str) -> None:
+        files = {"server.pem": pair.cert_file, "server.key": pair.key_file, "ca.pem": ca_file}
+
+        def read(text: str) -> Any:
+            return yaml.safe_load(re.sub("|".join(files), lambda name: files[name[0]], text))
+
+        (listener,) = config["static_resources"]["listeners"]
+        listener["filter_chains"][0].update(read(near))
+        for cluster in config["static_resources"]["clusters"]:
+            cluster.update(read(far))
+
+    flags = [f"--tls-cert-file={pair.cert_file}", f"--tls-key-file={pair.key_file}"]
+    with launched(*flags, f"--token-file={tokens.path}") as server:
+        options: Any = {"tls": TLS(authority.file), "retry": None, "timeout": 20}
+        with proxied(server.target, change=partial(encrypted, ca_file=authority.file)) as proxy:
+            with Client(proxy.target, token=token, **options) as client:
+                assert client.chat("hi").text == "hi"
+            with Client(proxy.target, **options) as client, pytest.raises(Unauthenticated):
+                client.chat("hi")
+            with Client(proxy.target, connect_timeout=1) as client, pytest.raises(ConnectError):
+                client.chat("hi")
+        wrong = partial(encrypted, ca_file=stranger.file)
+        with (
+            proxied(server.target, change=wrong, healthy=0) as proxy,
+            Client(proxy.target, token=token, **options) as client,
+            pytest.raises(ConnectError, match="remote connection failure"),
+        ):
+            client.chat("hi")
 
 
 # Browsers and curl
