@@ -27,7 +27,7 @@ from multiplexing import Multiplexing
 from processes import ROOT, ServerProcess, launched
 from proxy import ENVOY, Proxy, proxied
 from support import RunningServer, calling, running
-from talkwire import TLS, AsyncClient, Client, ConnectError, Unauthenticated
+from talkwire import TLS, AsyncClient, Client, ConnectError, Overloaded, Unauthenticated
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.echo import EchoEngine
@@ -335,6 +335,26 @@ async def test_a_status_sends_no_server_away() -> None:
                     await client.chat("hi")
             ejections = "cluster.fewest.outlier_detection.ejections_enforced_total"
             assert (service.calls, proxy.stat(ejections)) == (20, 0)
+
+
+def test_who_is_full_is_passed_over() -> None:
+    """A session goes elsewhere while its server is full; where all are, they say when to come."""
+    full = (SLOW, "--max-running-requests=1", "--max-queued-requests=0")
+    with (
+        launched("--served-model-name=a", *full) as a,
+        launched("--served-model-name=b", *full) as b,
+        proxied(a.target, b.target) as proxy,
+        Client(proxy.target, retry=None, metadata={"session_id": "7"}) as client,
+        client.stream(LONG) as first,
+        client.stream(LONG) as second,
+    ):
+        models = {next(stream).proto.model for stream in (first, second)}
+        with pytest.raises(Overloaded) as refused:
+            client.chat("hi")
+
+    assert models == {"a", "b"}
+    assert refused.value.reason == "QUEUE_FULL"
+    assert refused.value.retry_after
 
 
 def test_who_takes_no_connection_is_ejected() -> None:
