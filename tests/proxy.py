@@ -39,15 +39,15 @@ class Proxy:
         (line,) = self.admin.get("/stats", params={"filter": f"^{name}$"}).text.splitlines()
         return int(line.partition(": ")[2])
 
-    def wait(self, name: str, value: int | None = None) -> None:
-        """Wait until a counter counts, or a gauge has a value."""
-        while (seen := self.stat(name)) != value and not (value is None and seen):
+    def wait(self, name: str, until: Callable[[int], bool] = bool) -> None:
+        """Wait until a counter counts, or until what is asked of it."""
+        while not until(self.stat(name)):
             time.sleep(0.01)
 
     def has_healthy(self, count: int) -> None:
         """Wait until Envoy takes so many servers, in each cluster, for healthy."""
         for cluster in ("fewest", "session"):
-            self.wait(f"cluster.{cluster}.membership_healthy", count)
+            self.wait(f"cluster.{cluster}.membership_healthy", lambda seen: seen == count)
 
 
 def config(*servers: str) -> Any:
