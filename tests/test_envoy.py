@@ -4,11 +4,12 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import struct
 import time
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -447,6 +448,27 @@ def test_tls_on_both_sides(tmp_path: Path) -> None:
             pytest.raises(ConnectError, match="remote connection failure"),
         ):
             client.chat("hi")
+
+
+def test_connections_are_bounded(pair: Pair) -> None:
+    """Of more than are allowed Envoy closes each at once."""
+
+    def two(config: Any) -> None:
+        (monitor,) = config["overload_manager"]["resource_monitors"]
+        assert monitor["typed_config"]["max_active_downstream_connections"] == 50_000
+        monitor["typed_config"]["max_active_downstream_connections"] = 2
+
+    server = pair.servers["a"].target
+    with proxied(server, change=two) as proxy, ExitStack() as stack:
+        host, _, port = proxy.target.rpartition(":")
+        at = (host, int(port))
+        taken, also, over = (
+            stack.enter_context(socket.create_connection(at, timeout=30)) for _ in range(3)
+        )
+        assert over.recv(1) == b""
+        for one in (taken, also):
+            one.sendall(b"GET / HTTP/1.1\r\nHost: envoy\r\n\r\n")
+            assert one.recv(4) == b"HTTP"
 
 
 # Browsers and curl
