@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import select
 import signal
 import socket
 import struct
@@ -394,6 +395,12 @@ def test_a_server_that_hangs_is_not_asked() -> None:
         assert models == {"b"}
 
 
+async def drained(call: Any) -> None:
+    """Read to the end."""
+    while await call.read():
+        pass
+
+
 async def test_who_reads_nothing_is_cut() -> None:
     """Envoy takes little that nobody reads, so that the server sees it and ends the call."""
     async with (
@@ -402,11 +409,10 @@ async def test_who_reads_nothing_is_cut() -> None:
         grpc.aio.insecure_channel(proxy.target, options=[("grpc.http2.bdp_probe", 0)]) as channel,
     ):
         call = chat_pb2_grpc.ChatServiceStub(channel).ChatStream(pb.ChatRequest(query=UNREAD))
-        await call.initial_metadata()
+        await call.read()
         await gone([server])
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in call:
-                pass
+            await drained(call)
 
     assert caught.value.code() is grpc.StatusCode.ABORTED
 
@@ -461,12 +467,11 @@ def test_connections_are_bounded(pair: Pair) -> None:
     server = pair.servers["a"].target
     with proxied(server, change=two) as proxy, ExitStack() as stack:
         host, _, port = proxy.target.rpartition(":")
-        at = (host, int(port))
-        taken, also, over = (
-            stack.enter_context(socket.create_connection(at, timeout=30)) for _ in range(3)
-        )
+        three = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(3)]
+        (over,), _, _ = select.select(three, [], [], 60)
         assert over.recv(1) == b""
-        for one in (taken, also):
+        for one in {*three} - {over}:
+            one.settimeout(60)
             one.sendall(b"GET / HTTP/1.1\r\nHost: envoy\r\n\r\n")
             assert one.recv(4) == b"HTTP"
 
