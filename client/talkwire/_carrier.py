@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from talkwire._errors import is_reset
 from talkwire._multiplex import CODES, CallBase, Failure, Metadata, Stopped, failure, is_crowded
 from talkwire_proto.v1 import chat_pb2 as pb
 
@@ -218,6 +219,6 @@ def _lost(error: grpc.RpcError | None) -> Failure:
         return Failure(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")
     told: Any = error
     code, text = told.code(), told.details() or ""
-    if text == _NO_BEGINNING:
+    if text == _NO_BEGINNING or is_reset(code, text):
         code = grpc.StatusCode.UNAVAILABLE
     return Failure(code, text, told.trailing_metadata() or ())

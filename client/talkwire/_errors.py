@@ -194,8 +194,8 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     code, text = error.code(), error.details() or ""
     details = _details(error.trailing_metadata() or ())
     info = details.get("ErrorInfo")
-    if code is Code.CANCELLED and not info:
-        code = Code.UNAVAILABLE  # what a leaving server has not begun ends so (grpc#41785)
+    if not info and (code is Code.CANCELLED or is_reset(code, text)):
+        code = Code.UNAVAILABLE  # what a leaving server has not begun is CANCELLED (grpc#41785)
     kind = _BY_REASON.get(info.reason if info else "", _BY_CODE.get(code, ServerError))
     if code is Code.UNAVAILABLE and not info:
         begun = error.initial_metadata() or (partial and partial.id)
@@ -250,6 +250,11 @@ def unheard(error: Error) -> bool:
     if not isinstance(error, ConnectError) or cause is None or cause.code() is not Code.CANCELLED:
         return False
     return not (cause.initial_metadata() or cause.trailing_metadata())
+
+
+def is_reset(code: grpc.StatusCode, text: str) -> bool:
+    """Tell whether a proxy ended a call, because it lost the server; gRPC's words alone say so."""
+    return code is Code.INTERNAL and "Received RST_STREAM" in text
 
 
 def task_is_cancelled() -> bool:

@@ -16,7 +16,6 @@ Incoming: TypeAlias = grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]
 """The context of a handler that calls on."""
 
 TRACE = ("traceparent", "tracestate")
-_ASKED = 20  # servers that have not the answer to end
 _FOREVER = 1e9  # seconds; a handler in a thread has 9e18 left where there is no deadline
 
 
@@ -88,11 +87,6 @@ class Options:
         """Whether streams shall go to all servers of the target, by turns."""
         several = "," in self.target or not _is_local(self.target)
         return several and self.multiplex > 1
-
-    @property
-    def asked(self) -> int:
-        """How many servers are asked to end an answer: where they take turns, any may have it."""
-        return _ASKED if self.spreads else 1
 
     def call_metadata(
         self, more: Mapping[str, str] | None, within: Incoming | None = None

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from random import uniform
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,10 +55,13 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         For whoever reads the stream; others `await client.abort(stream.id)`.
         """
         self._course.resume = False
-        for _ in range(self._client._options.asked if self.id else 0):
-            if await self._client.abort(self.id):
-                break
-            await asyncio.sleep(uniform(0, 0.01))  # noqa: S311  # no secret; out of others' step
+        pieces = 0
+        while self.id and not await self._client.abort(self.id):
+            # It has ended, or is at another server than was asked: read on a little, and ask again.
+            pieces += 1
+            for _ in range(pieces):
+                if await anext(self, None) is None:
+                    return self.answer
         return await self.wait()
 
     async def __aenter__(self) -> Self:

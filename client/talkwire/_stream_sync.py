@@ -1,8 +1,6 @@
 """An answer that is read piece by piece, blocking; `_stream_async.py` is its twin."""
 
 from collections.abc import Iterator
-from random import uniform
-from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -49,10 +47,13 @@ class Stream(StreamBase, Iterator[Chunk]):
         For whoever reads the stream; others call `client.abort(stream.id)`.
         """
         self._course.resume = False
-        for _ in range(self._client._options.asked if self.id else 0):
-            if self._client.abort(self.id):
-                break
-            sleep(uniform(0, 0.01))  # noqa: S311  # no secret; out of others' step
+        pieces = 0
+        while self.id and not self._client.abort(self.id):
+            # It has ended, or is at another server than was asked: read on a little, and ask again.
+            pieces += 1
+            for _ in range(pieces):
+                if next(self, None) is None:
+                    return self.answer
         return self.wait()
 
     def __enter__(self) -> Self:
