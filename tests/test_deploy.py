@@ -133,7 +133,7 @@ def test_the_script_parses(script: str) -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_alone_lists_its_targets() -> None:
     listed = [line.split()[:2] for line in run("make", "--no-print-directory").stdout.splitlines()]
-    targets = "help chat serve test check fuzz faults soak proto setup clean"
+    targets = "help chat serve test check fuzz faults soak proto docs setup clean"
     assert listed == [["make", target] for target in targets.split()]
 
 

@@ -27,7 +27,12 @@ FLAG = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*")
 
 OTHERS = {  # flags that no help of talkwire's tells
     "--help-engine",  # but as a sentence
-    *("--grpc", "--grpc-port", "--shutdown-timeout"),  # vllm serve
+    *("--grpc", "--grpc-port", "--headless", "--shutdown-timeout"),  # vllm serve
+    *("--detach", "--profile", "--scale", "--target", "--wait"),  # docker
+    *("--dry-run", "--filename", "--from-file", "--kustomize"),  # kubectl
+    *("--namespace", "--output"),  # the same
+    *("--no-buffer", "--silent"),  # curl
+    "--config-path",  # envoy
     *("--levels", "--servers"),  # benchmarks
     *("--native", "--threads"),  # py-spy
 }
