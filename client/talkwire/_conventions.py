@@ -61,12 +61,11 @@ def asked(request: pb.ChatRequest, model: str) -> Attributes:
 
 
 def answered(
-    id: str, model: str, usage: pb.Usage, reasons: Iterable[pb.FinishReason.ValueType]
+    model: str, usage: pb.Usage, reasons: Iterable[pb.FinishReason.ValueType]
 ) -> Attributes:
     """Say what an answer that came to its end took, and why each of its choices ended."""
     names = [pb.FinishReason.Name(reason) for reason in reasons]
     attributes: Attributes = {
-        "gen_ai.response.id": id,
         "gen_ai.response.model": model,
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
@@ -80,11 +79,13 @@ def answered(
     return attributes
 
 
-def ended(code: grpc.StatusCode, reason: str, *, is_error: bool) -> Attributes:
-    """Say how a call ended, and why."""
+def ended(code: grpc.StatusCode, reason: str, id: str, *, is_error: bool) -> Attributes:
+    """Say how a call ended, why, and under which id the server's log has it, if that is known."""
     attributes: Attributes = {"rpc.response.status_code": code.name}
     if is_error:
         attributes["error.type"] = code.name
+    if id:
+        attributes["gen_ai.response.id"] = id
     if reason:
         attributes[REASON] = reason
     return attributes

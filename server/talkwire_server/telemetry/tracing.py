@@ -79,7 +79,12 @@ class Tracing:
         if span.is_recording():  # else it is not among those that are sampled
             if entry.call:
                 _say(span, entry.call, began - _nanoseconds(entry.arrival))
-            _end(span, entry.code, entry.reason)
+            is_error = entry.code in _ERRORS
+            span.set_attributes(
+                _conventions.ended(entry.code, entry.reason, entry.id, is_error=is_error)
+            )
+            if is_error:
+                span.set_status(SpanStatus.ERROR)
         span.end(began + _nanoseconds(entry.ended - entry.arrival))
 
 
@@ -95,14 +100,7 @@ def _say(span: Span, call: Call, epoch: int) -> None:
         span.add_event("first_token", timestamp=epoch + _nanoseconds(call.arrival) + first)
     # Of several answers the engine's last word is about one alone.
     reasons = [] if call.request.n > 1 else [call.last.finish_reason]
-    span.set_attributes(_conventions.answered(call.id, call.model, call.last.usage, reasons))
-
-
-def _end(span: Span, code: StatusCode, reason: str) -> None:
-    is_error = code in _ERRORS
-    span.set_attributes(_conventions.ended(code, reason, is_error=is_error))
-    if is_error:
-        span.set_status(SpanStatus.ERROR)
+    span.set_attributes(_conventions.answered(call.model, call.last.usage, reasons))
 
 
 def _nanoseconds(seconds: float) -> int:
