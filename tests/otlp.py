@@ -1,5 +1,6 @@
 """A receiver of traces: OpenTelemetry's own protocol over gRPC, and what came of it."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,15 @@ from time import monotonic
 from typing import Any
 
 import grpc
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.util._once import Once
 
 add_to_server: Any = service_grpc.add_TraceServiceServicer_to_server  # has no types
 Kind = trace_pb2.Span.SpanKind
@@ -132,3 +139,19 @@ def collecting() -> Iterator[Collector]:
         yield collector
     finally:
         collector._server.stop(None).wait()
+
+
+@contextmanager
+def tracing(collector: Collector) -> Iterator[trace.Tracer]:
+    """Have this process trace itself as programs do; for the length of the block, as none does."""
+    provider = TracerProvider(resource=Resource.create({"service.name": "program"}))
+    exporter = OTLPSpanExporter(endpoint=collector.target)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    try:
+        yield provider.get_tracer("test")
+    finally:
+        provider.shutdown()
+        # Other tests must find a process that does not: as OpenTelemetry's own tests do it.
+        trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE = None, Once()
+        sys.modules.pop("talkwire._tracing", None)  # which has a tracer of that provider
