@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import grpc
@@ -15,10 +16,15 @@ from opentelemetry.trace import Tracer
 
 from otlp import Collector, Received, collecting, tracing
 from processes import launched, run
-from support import calling
-from talkwire import Client, Error
+from support import calling, running
+from talkwire import AsyncClient, Client, Error
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
+from talkwire_server.echo import EchoEngine
+from talkwire_server.engine import Call, Delta
+from talkwire_server.errors import EngineDead
+from talkwire_server.settings.tracing import trace_exporters
 
 LONG = "word " * 2000
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -50,16 +56,17 @@ def empty(collector: Collector) -> None:
     collector.clear()
 
 
-def only(collector: Collector, kind: str) -> Received:
-    """Return the one span of a kind, when the server's has come, too."""
-    collector.spans(1, lambda span: span.kind == "SERVER")
-    (span,) = collector.spans(1, lambda span: span.kind == kind)
+def server_span(collector: Collector) -> Received:
+    """Return the span of the one chat that a server had."""
+    (span,) = collector.spans(1, lambda span: span.kind == "SERVER")
     return span
 
 
-def server_span(collector: Collector) -> Received:
-    """Return the span of the one chat that a server had."""
-    return only(collector, "SERVER")
+def only_client(collector: Collector) -> Received:
+    """Return the span of the one chat that a client had, when the server's has come, too."""
+    collector.spans(1, lambda span: span.kind == "SERVER")
+    (span,) = collector.spans(1, lambda span: span.kind == "CLIENT")
+    return span
 
 
 def outcome(span: Received) -> tuple[str, str, str, str]:
@@ -190,6 +197,48 @@ def test_a_server_that_leaves(frontends: int, collector: Collector) -> None:
     assert outcome(span) == ("ERROR", "UNAVAILABLE", "UNAVAILABLE", "SHUTTING_DOWN")
 
 
+class Broken(EchoEngine):
+    """Fails amid an answer."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(["echo"], "", 0)
+        self.error = error
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta]:
+        """Say a word, and fail."""
+        yield call.first_delta()
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [(KeyError(), "INTERNAL", "ENGINE_FAILURE"), (EngineDead(), "UNAVAILABLE", "ENGINE_DEAD")],
+    ids=["failed", "dead"],
+)
+async def test_an_engine_that_fails(
+    kind: str,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: str,
+    reason: str,
+) -> None:
+    """It is the server's error."""
+    for name, value in collector.environment.items():
+        monkeypatch.setenv(name, value)
+    exporters = trace_exporters(os.environ)
+    async with (
+        running(Broken(error), trace_exporters=exporters) as server,
+        calling(kind, server.target) as client,
+    ):
+        with pytest.raises(Error):
+            async with client.stream("a") as stream:
+                await stream.wait()
+        span = await asyncio.to_thread(server_span, collector)
+
+    assert outcome(span) == ("ERROR", code, code, reason)
+
+
 # Whose part it is
 
 
@@ -258,7 +307,7 @@ async def test_a_client_s_span_ends_as_its_caller_sees_it(
                     await stream.wait()
         except Error:
             pass
-    span = only(collector, "CLIENT")
+    span = only_client(collector)
 
     assert outcome(span) == end
 
@@ -270,11 +319,67 @@ async def test_an_answer_read_to_its_end_is_ok_wherever_its_block_ends(
     async with calling(kind, slow) as client, client.stream("a b") as stream:
         await stream.wait()
         ended = time.time()
-        await asyncio.to_thread(only, collector, "CLIENT")
-    span = only(collector, "CLIENT")
+        await asyncio.to_thread(only_client, collector)
+    span = only_client(collector)
 
     assert outcome(span) == ("UNSET", "OK", "", "")
     assert span.ended <= ended
+
+
+def test_an_answer_that_goes_on_elsewhere_is_one_span(collector: Collector, tracer: Tracer) -> None:
+    """With a server's span below it for each call that it took."""
+    flags = ("--echo-delay=0.01", "--grace=0.1")
+    with (
+        launched(*flags, **collector.environment) as first,
+        launched(*flags, **collector.environment) as second,
+        Client(f"ipv4:{first.target},{second.target}", resume=True) as client,
+        client.stream("word " * 100) as stream,
+    ):
+        next(stream)
+        first.signal(signal.SIGTERM)
+        assert stream.wait().text == "word " * 100
+        assert stream.resumed == 1
+        tries = collector.spans(2, lambda span: span.kind == "SERVER")
+        span = only_client(collector)
+
+    assert outcome(span) == ("UNSET", "OK", "", "")
+    assert [(one.parent_id, outcome(one)[1]) for one in tries] == [
+        (span.span_id, "UNAVAILABLE"),
+        (span.span_id, "OK"),
+    ]
+    assert span.attributes["server.address"] == f"ipv4:{first.target},{second.target}"
+
+
+class Front(chat_pb2_grpc.ChatServiceServicer):
+    """Hands its calls on."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+
+    async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
+        return (await self.client.chat(request.query, within=context)).proto
+
+
+@pytest.mark.parametrize("multiplex", [False, True])
+async def test_a_call_within_another_is_part_of_its_trace(
+    slow: str, collector: Collector, tracer: Tracer, multiplex: bool
+) -> None:
+    """Where the handler has no span of its own at hand, its caller's is above the client's."""
+    backend = grpc.aio.server()
+    async with AsyncClient(slow, multiplex=multiplex) as client:
+        servicer = Front(client)  # type: ignore[abstract]  # one method is enough
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(servicer, backend)
+        port = backend.add_insecure_port("127.0.0.1:0")
+        await backend.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub: Any = ChatServiceStub(channel)
+            await stub.Chat(pb.ChatRequest(query="a"), metadata=(("traceparent", PARENT),))
+        await backend.stop(None)
+    below, span = server_span(collector), only_client(collector)
+
+    assert below.parent_id == span.span_id
+    assert f"00-{span.trace_id}-{span.parent_id}-01" == PARENT
+    assert below.trace_id == span.trace_id
 
 
 @pytest.mark.parametrize(
