@@ -65,9 +65,10 @@ class StreamBase:
         self._span = begin(options, self._course.request, self._within, streams=True)
         self._course.trace = self._span.headers
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, why: BaseException) -> None:
         """End the span, if it has not ended."""
-        self._span.end(lambda: self._answer.response, error)
+        is_over = isinstance(why, StopIteration | StopAsyncIteration)
+        self._span.end(lambda: self._answer.response, None if is_over else why)
 
     def _bind(self) -> None:
         """Have the end of the incoming call cancel this one, now if it has ended."""

@@ -100,11 +100,8 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
                 delta = await self._go_on(self._failed(error))
             if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
                 raise StopAsyncIteration
-        except StopAsyncIteration:
-            self._end(None)
-            raise
-        except Error as error:
-            self._end(error)
+        except (StopAsyncIteration, Error) as end:
+            self._end(end)
             raise
         self._answer.add(delta)
         return Chunk(delta)

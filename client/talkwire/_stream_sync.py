@@ -91,11 +91,8 @@ class Stream(StreamBase, Iterator[Chunk]):
                 delta = next(self._call)
             except grpc.RpcError as error:
                 delta = self._go_on(self._failed(error))
-        except StopIteration:
-            self._end(None)
-            raise
-        except Error as error:
-            self._end(error)
+        except (StopIteration, Error) as end:
+            self._end(end)
             raise
         self._answer.add(delta)
         return Chunk(delta)
