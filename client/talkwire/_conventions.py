@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import grpc
 
+from talkwire._answer import finish_reason
 from talkwire_proto.v1 import chat_pb2 as pb
 
 Attributes: TypeAlias = dict[str, str | bool | int | float | tuple[str, ...]]
@@ -64,7 +65,7 @@ def answered(
     model: str, usage: pb.Usage, reasons: Iterable[pb.FinishReason.ValueType]
 ) -> Attributes:
     """Say what an answer that came to its end took, and why each of its choices ended."""
-    names = [pb.FinishReason.Name(reason) for reason in reasons]
+    names = tuple(finish_reason(reason) for reason in reasons)
     attributes: Attributes = {
         "gen_ai.response.model": model,
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
@@ -73,9 +74,7 @@ def answered(
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
     }
     if names:
-        attributes["gen_ai.response.finish_reasons"] = tuple(
-            name.removeprefix("FINISH_REASON_").lower() for name in names
-        )
+        attributes["gen_ai.response.finish_reasons"] = names
     return attributes
 
 
