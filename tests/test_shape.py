@@ -120,6 +120,14 @@ def test_one_module_imports_pydantic() -> None:
     assert importers("pydantic", CLIENT) == importers("pydantic_core", CLIENT) == inside
 
 
+def test_one_module_a_side_imports_opentelemetry() -> None:
+    """What needs talkwire[otel], or a program that traces itself, is in one place a side."""
+    server = {"server/talkwire_server/telemetry/tracing.py"}
+
+    assert importers("opentelemetry", CLIENT) == {"client/talkwire/_tracing.py"}
+    assert importers("opentelemetry", SERVER) == server
+
+
 def test_one_module_of_the_server_knows_signals() -> None:
     """Signal handlers are set and signals named in signals.py alone."""
     assert importers("signal", SERVER) == {"server/talkwire_server/signals.py"}
@@ -132,6 +140,7 @@ def test_the_client_imports_what_it_declares() -> None:
     more = {
         "cli": {"prompt_toolkit", "rich", "talkwire_server"},
         "_pydantic.py": {"pydantic", "pydantic_core"},
+        "_tracing.py": {"opentelemetry"},
     }
     strangers = {
         f"{file.relative_to(ROOT)}: {name}"
@@ -153,7 +162,7 @@ def test_importing_the_client_loads_no_engine() -> None:
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
     )
     heavy = {"PIL", "numpy", "prompt_toolkit", "pydantic", "rich", "talkwire_server", "torch"}
-    heavy |= {"transformers", "vllm"}
+    heavy |= {"opentelemetry", "transformers", "vllm"}
 
     assert heavy.intersection(json.loads(done.stdout)) == set()
 

@@ -27,6 +27,7 @@ from talkwire._multiplex_async import AsyncMultiplexer
 from talkwire._options import Incoming
 from talkwire._output import reader
 from talkwire._request import CallOptions, ChatOptions
+from talkwire._spans import Asking
 from talkwire._stream_async import AsyncStream
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
@@ -83,7 +84,10 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
             ) as stream:
                 return await stream.wait()
         read = reader(output, request).whole
-        return Answer(await self._ask(self.stub.Chat, request, self._call(timeout, metadata)), read)
+        with Asking(self._options, request) as asking:
+            call = self._call(timeout, metadata, trace=asking.headers)
+            asking.response = await self._ask(self.stub.Chat, request, call)
+        return Answer(asking.response, read)
 
     def send_stream(
         self,

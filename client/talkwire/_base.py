@@ -30,7 +30,7 @@ class ClientBase(Generic[C]):
         retry: How refused calls are tried again; None for never.
         resume: Whether answers that break off go on by themselves; see `CallOptions`.
         multiplex: Have all streams that run at once share one call, or this many: many answers
-            cost both sides far less. What a stream does is the same, but it takes no trace along.
+            cost both sides far less. What a stream does is the same.
             More than one go to all servers of the target by turns, as all calls then do, unless
             `channel_options` say otherwise; else the first that is there has all.
         metadata: gRPC metadata of every call.
@@ -122,8 +122,8 @@ class ClientBase(Generic[C]):
         resume: bool | None,
         within: Incoming | None,
     ) -> Course:
-        def arguments() -> dict[str, Any]:
-            return self._call(timeout, metadata, within)
+        def arguments(trace: Mapping[str, str]) -> dict[str, Any]:
+            return self._call(timeout, metadata, within, trace)
 
         resumes, attempts = self._resumes(resume), self._options.attempts
         return Course(request, arguments, begun, resume=resumes, attempts=attempts)
@@ -133,10 +133,11 @@ class ClientBase(Generic[C]):
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
         within: Incoming | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         return {
             "timeout": self._options.call_timeout(timeout, within),
-            "metadata": self._options.call_metadata(metadata, within),
+            "metadata": self._options.call_metadata(metadata, within, trace),
         }
 
 

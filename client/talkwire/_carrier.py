@@ -102,7 +102,7 @@ class Carrier(Generic[C]):
         number = self._numbers.take()
         if self.open:
             self.calls[number] = call
-            self._send(_start(number, call.request, left))
+            self._send(_start(number, call, left))
         else:  # it broke just now
             call.fail(failure(self._crowded) if self._crowded else _lost(self._error))
         return number
@@ -195,10 +195,12 @@ class Pool(Generic[S]):
         return self._streams[metadata]
 
 
-def _start(number: int, request: pb.ChatRequest, left: float | None) -> pb.ChatMultiplexRequest:
+def _start(number: int, call: CallBase, left: float | None) -> pb.ChatMultiplexRequest:
     """Begin a call, with the seconds until its deadline."""
     message = pb.ChatMultiplexRequest(call=number)
-    message.start.request.CopyFrom(request)
+    message.start.request.CopyFrom(call.request)
+    for name, value in call.trace.items():
+        setattr(message.start, name, value)
     if left is not None:
         message.start.timeout.FromNanoseconds(max(0, int(left * 1e9)))
     return message

@@ -67,6 +67,7 @@ class CallBase:
     Attributes:
         metadata: That of the stream which carries it: neither its id nor its trace, which are its
             own, and would have each call take another stream.
+        trace: What it says of its trace.
         id: The request's id, if the server told it when it let the call in.
         begun: Whether the server let the call in.
         deltas: What came and was not read yet.
@@ -85,7 +86,8 @@ class CallBase:
             self.request = pb.ChatRequest()
             self.request.CopyFrom(request)
             self.request.request_id = wish
-        self.metadata = tuple((key, value) for key, value in given.items() if key not in TRACE)
+        self.trace = {key: str(given.pop(key)) for key in TRACE if key in given}
+        self.metadata = tuple(given.items())
         self.deltas: deque[pb.ChatStreamResponse] = deque()
         self.id = ""
         self.begun = False

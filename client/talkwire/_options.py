@@ -89,9 +89,14 @@ class Options:
         return several and self.multiplex > 1
 
     def call_metadata(
-        self, more: Mapping[str, str] | None, within: Incoming | None = None
+        self,
+        more: Mapping[str, str] | None,
+        within: Incoming | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> list[tuple[str, str | bytes]]:
         """Metadata of one call; the token is asked for anew each time.
+
+        Its trace is that of its own span, if it has one, else that of the incoming call.
 
         Each call has an id of its own: gRPC's tries have the same, so no two run at once.
         """
@@ -100,8 +105,7 @@ class Options:
         if token:
             made["authorization"] = f"Bearer {token}"
         made |= self.metadata
-        if within:
-            made |= {k: v for k, v in within.invocation_metadata() or () if k in TRACE}
+        made |= trace or trace_of(within)
         return list((made | dict(more or {})).items())
 
     def call_timeout(self, timeout: float | None, within: Incoming | None = None) -> float | None:
@@ -166,6 +170,12 @@ class Options:
             # The budget: each failure takes 1 and each success gives 0.1; half of it must be left.
             "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
         }
+
+
+def trace_of(within: Incoming | None) -> dict[str, str | bytes]:
+    """Return what an incoming call says of its trace."""
+    metadata = (within and within.invocation_metadata()) or ()
+    return {key: value for key, value in metadata if key in TRACE}
 
 
 _NO = ("0", "no", "off", "false")

@@ -1,6 +1,6 @@
 """The calls that one answer takes, and when another follows one that broke off. Makes none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from random import uniform
 from time import monotonic
@@ -22,7 +22,7 @@ class Course:
 
     Args:
         request: What the first call asks.
-        arguments: Makes the arguments of a call.
+        arguments: Makes the arguments of a call, of what it says of its trace.
         begun: The answer that the request goes on with, if that is part of the whole.
         resume: Whether calls may follow.
         attempts: How often a call is made that no server has heard.
@@ -31,6 +31,7 @@ class Course:
         request: What the next call asks.
         begun: As it was given.
         resume: Whether calls may follow, from now on.
+        trace: What all calls say of it.
 
     Raises:
         ValueError: The answer could not go on; names every field that stands against it.
@@ -40,7 +41,7 @@ class Course:
     def __init__(
         self,
         request: pb.ChatRequest,
-        arguments: Callable[[], dict[str, Any]],
+        arguments: Callable[[Mapping[str, str]], dict[str, Any]],
         begun: Answer | None,
         *,
         resume: bool,
@@ -52,13 +53,14 @@ class Course:
         self._arguments = arguments
         self._given = [] if begun else list(request.continuation.token_ids)
         self.resume = resume
+        self.trace: Mapping[str, str] = {}
         self._unheard = attempts - 1
         self._tokens = self._tries = self._lost = 0
         self._begin, self._end = 0.0, inf
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the next call, with the time that is left."""
-        now, call = monotonic(), self._arguments()
+        now, call = monotonic(), self._arguments(self.trace)
         if not self._begin:
             self._begin = now
             self._end = inf if call["timeout"] is None else now + call["timeout"]

@@ -8,9 +8,10 @@ import grpc
 from talkwire._accumulator import Accumulator
 from talkwire._answer import Answer, Chunk
 from talkwire._errors import Error, Unavailable
-from talkwire._options import Incoming
+from talkwire._options import Incoming, Options
 from talkwire._output import Reader
 from talkwire._resume import Course
+from talkwire._spans import NONE, begin
 
 
 class StreamBase:
@@ -32,6 +33,7 @@ class StreamBase:
         self._held: Any = None  # that, or what is waited for before it
         self._ahead: Chunk | None = None  # was read to enter the block
         self._cancelled = Event()
+        self._span = NONE
         self._reader = reader
         self._answer = Accumulator(course.begun.proto if course.begun else None)
 
@@ -57,6 +59,16 @@ class StreamBase:
         self._cancelled.set()
         if self._held is not None:
             self._held.cancel()
+
+    def _begin(self, options: Options) -> None:
+        """Begin the span, and have the calls be part of it."""
+        self._span = begin(options, self._course.request, self._within, streams=True)
+        self._course.trace = self._span.headers
+
+    def _end(self, why: BaseException) -> None:
+        """End the span, if it has not ended."""
+        is_over = isinstance(why, StopIteration | StopAsyncIteration)
+        self._span.end(lambda: self._answer.response, None if is_over else why)
 
     def _bind(self) -> None:
         """Have the end of the incoming call cancel this one, now if it has ended."""

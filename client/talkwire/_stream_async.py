@@ -65,13 +65,15 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         return await self.wait()
 
     async def __aenter__(self) -> Self:
+        self._begin(self._client._options)
         self._bind()
         try:
             await self._start()
             if not self._admitted(await self._call.initial_metadata()):
                 self._keep(await anext(self, None))
-        except BaseException:
+        except BaseException as error:
             self.cancel()  # no block is entered that would do it
+            self._end(error)
             raise
         return self
 
@@ -82,6 +84,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         traceback: TracebackType | None,
     ) -> None:
         self.cancel()
+        self._end(GeneratorExit())
 
     def __aiter__(self) -> Self:
         return self
@@ -93,11 +96,15 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             self._ahead = None
             return chunk
         try:
-            delta = await self._call.read()
-        except (grpc.RpcError, asyncio.CancelledError) as error:
-            delta = await self._go_on(self._failed(error))
-        if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
-            raise StopAsyncIteration
+            try:
+                delta = await self._call.read()
+            except (grpc.RpcError, asyncio.CancelledError) as error:
+                delta = await self._go_on(self._failed(error))
+            if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
+                raise StopAsyncIteration
+        except (StopAsyncIteration, Error) as end:
+            self._end(end)
+            raise
         self._answer.add(delta)
         return Chunk(delta)
 

@@ -57,13 +57,15 @@ class Stream(StreamBase, Iterator[Chunk]):
         return self.wait()
 
     def __enter__(self) -> Self:
+        self._begin(self._client._options)
         self._bind()
-        self._start()
         try:
+            self._start()
             if not self._admitted(self._call.initial_metadata()):
                 self._keep(next(self, None))
-        except BaseException:
+        except BaseException as error:
             self.cancel()  # no block is entered that would do it
+            self._end(error)
             raise
         return self
 
@@ -74,6 +76,7 @@ class Stream(StreamBase, Iterator[Chunk]):
         traceback: TracebackType | None,
     ) -> None:
         self.cancel()
+        self._end(GeneratorExit())
 
     def __iter__(self) -> Self:
         return self
@@ -85,9 +88,13 @@ class Stream(StreamBase, Iterator[Chunk]):
             self._ahead = None
             return chunk
         try:
-            delta = next(self._call)
-        except grpc.RpcError as error:
-            delta = self._go_on(self._failed(error))
+            try:
+                delta = next(self._call)
+            except grpc.RpcError as error:
+                delta = self._go_on(self._failed(error))
+        except (StopIteration, Error) as end:
+            self._end(end)
+            raise
         self._answer.add(delta)
         return Chunk(delta)
 

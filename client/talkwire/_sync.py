@@ -19,6 +19,7 @@ from talkwire._multiplex_sync import Multiplexer
 from talkwire._options import Incoming
 from talkwire._output import reader
 from talkwire._request import CallOptions, ChatOptions
+from talkwire._spans import Asking
 from talkwire._stream_sync import Stream
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
@@ -74,7 +75,10 @@ class Client(ClientBase[grpc.Channel]):
             ) as stream:
                 return stream.wait()
         read = reader(output, request).whole
-        return Answer(self._ask(self.stub.Chat, request, self._call(timeout, metadata)), read)
+        with Asking(self._options, request) as asking:
+            call = self._call(timeout, metadata, trace=asking.headers)
+            asking.response = self._ask(self.stub.Chat, request, call)
+        return Answer(asking.response, read)
 
     def send_stream(
         self,

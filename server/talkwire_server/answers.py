@@ -9,6 +9,7 @@ from talkwire_server.callers import Caller
 from talkwire_server.chunking import chunked
 from talkwire_server.engine import Call, Delta, Engine, Sink, pour
 from talkwire_server.journal import Journal
+from talkwire_server.trace_context import TraceContext
 
 
 class Answers:
@@ -25,6 +26,7 @@ class Answers:
         call_id: str,
         request: pb.ChatRequest,
         who: Caller,
+        trace: TraceContext,
         left: float | None,
         *,
         final_only: bool = False,
@@ -35,7 +37,7 @@ class Answers:
         is closed.
         """
         rpc = "Chat" if final_only else "ChatStream"
-        with self._journal.entry(rpc, call_id, who.name, left) as entry:
+        with self._journal.entry(rpc, call_id, who.name, trace, left) as entry:
             async with (
                 self._admission.enter(call_id, request, who, left, final_only=final_only) as call,
                 self._deltas(call) as deltas,
@@ -48,12 +50,13 @@ class Answers:
         call_id: str,
         request: pb.ChatRequest,
         who: Caller,
+        trace: TraceContext,
         left: float | None,
         sink: Sink,
         on_admission: Callable[[str], None],
     ) -> None:
         """Give the answer to a sink. `on_admission` hears of the call's id before."""
-        with self._journal.entry("ChatMultiplex", call_id, who.name, left) as entry:
+        with self._journal.entry("ChatMultiplex", call_id, who.name, trace, left) as entry:
             async with self._admission.enter(call_id, request, who, left) as call:
                 on_admission(call_id)
                 with entry.answering(call):

@@ -20,6 +20,7 @@ from talkwire_server.multiplex import Multiplex
 from talkwire_server.open_calls import OpenCall, OpenCalls
 from talkwire_server.outbox import Place
 from talkwire_server.statuses import Context, statuses
+from talkwire_server.trace_context import TraceContext, of_metadata
 
 MOVES = "x-talkwire-moves"
 """Metadata of a ChatMultiplex whose client would open another connection for it."""
@@ -109,11 +110,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         context: Context,
         call_id: str,
         request: pb.ChatRequest,
+        trace: TraceContext,
         left: float | None,
         place: Place,
     ) -> None:
         who = await caller_anew(context)  # the stream may outlive its token
-        await self._answers.feed(call_id, request, who, left, place, place.admit)
+        await self._answers.feed(call_id, request, who, trace, left, place, place.admit)
 
     @asynccontextmanager
     async def _deltas(
@@ -122,10 +124,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         call_id = request_id(request, _metadata(context, "x-request-id"))
         with self._open_calls.enter(context, call_id) as open_call:
             who, left = caller(context), context.time_remaining()
-            async with (
-                statuses(context, call_id),
-                self._answers.begin(call_id, request, who, left, final_only=final_only) as deltas,
-            ):
+            trace = of_metadata(context.invocation_metadata())
+            begun = self._answers.begin(call_id, request, who, trace, left, final_only=final_only)
+            async with statuses(context, call_id), begun as deltas:
                 # Admitted: from here on a retry by the client's channel would run it twice.
                 await open_call.admit()
                 yield deltas, open_call

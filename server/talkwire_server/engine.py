@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 from google.protobuf.duration_pb2 import Duration
 
 from talkwire_proto.v1 import chat_pb2 as pb
+from talkwire_server.trace_context import TraceContext
 
 Delta: TypeAlias = pb.ChatStreamResponse
 """One increment of an answer: the wire's own message, so that nothing is converted per token."""
@@ -23,6 +24,7 @@ class Call:
         request: What was asked; its fields are checked.
         final_only: Ask for the whole answer in one delta (unary `Chat`).
         arrival: When it came, in `time.monotonic` seconds.
+        trace: What the engine may tell whoever collects its spans.
         places: How many of the server's places it holds; 0 while it waits for them.
         waited: Seconds from its arrival until it held them.
         used: Tokens of prompt and answers that the engine saw, set when its stream ends, however it
@@ -37,6 +39,7 @@ class Call:
     request: pb.ChatRequest
     final_only: bool = False
     arrival: float = field(default_factory=monotonic)
+    trace: TraceContext = field(default_factory=dict, init=False)
     places: int = field(default=0, init=False)
     waited: float = field(default=0.0, init=False)
     used: int = field(default=0, init=False)

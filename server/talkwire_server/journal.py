@@ -16,6 +16,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call
 from talkwire_server.errors import CallError, EngineFailure
 from talkwire_server.statuses import STATUSES
+from talkwire_server.trace_context import TraceContext
 
 SLACK = 0.02  # seconds by which a caller's clock finds a deadline over before ours does
 
@@ -28,6 +29,9 @@ class Entry:
         id: The request's id.
         rpc: Name of the method: `Chat`, `ChatStream` or `ChatMultiplex`.
         caller: Name of whoever asks.
+        trace: What the caller says of its trace; once there is a span, what that says.
+        trace_id: Of the span of the call, in hexadecimal digits, if it has one.
+        span_id: The same.
         call: What was let in; None while it is not.
         left: When its answer was cut short, whatever the cause; 0 if it was not.
         ended: When the engine was done with it, too; 0 before.
@@ -39,6 +43,9 @@ class Entry:
     id: str
     rpc: str
     caller: str
+    trace: TraceContext
+    trace_id: str = ""
+    span_id: str = ""
     arrival: float = field(default_factory=monotonic)
     call: Call | None = None
     left: float = 0.0
@@ -57,6 +64,7 @@ class Entry:
     def answering(self, call: Call) -> Iterator[None]:
         """Be let in for the length of the block; see when it is cut short."""
         self.call = call
+        call.trace = self.trace
         try:
             yield
         except BaseException:
@@ -83,9 +91,11 @@ class Journal:
         self._readers = readers
 
     @contextmanager
-    def entry(self, rpc: str, id: str, caller: str, left: float | None) -> Iterator[Entry]:
+    def entry(
+        self, rpc: str, id: str, caller: str, trace: TraceContext, left: float | None
+    ) -> Iterator[Entry]:
         """Write down what becomes of a chat in the block. `left` as in `Admission.enter`."""
-        entry = Entry(id, rpc, caller)
+        entry = Entry(id, rpc, caller, trace)
         for reader in self._readers:
             reader.begin(entry)
         try:

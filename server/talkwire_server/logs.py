@@ -69,7 +69,12 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _is_quotation(record: logging.LogRecord) -> bool:
-    """Tell whether gRPC quotes metadata that it cannot decode: maybe a token."""
+    """Tell whether a caller's metadata are quoted: gRPC cannot decode them, maybe a token.
+
+    OpenTelemetry quotes a tracestate that it does not like.
+    """
+    if record.name == "opentelemetry.trace.span":
+        return True
     return record.name == "grpc._cython.cygrpc" and str(record.msg).startswith("Invalid encoding")
 
 

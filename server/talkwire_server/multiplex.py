@@ -19,13 +19,17 @@ from talkwire_server.errors import (
 )
 from talkwire_server.outbox import Outbox, Place, parts
 from talkwire_server.statuses import call_error, status
+from talkwire_server.trace_context import TraceContext, of_start
 
-Feed: TypeAlias = Callable[[str, pb.ChatRequest, float | None, Place], Awaitable[None]]
-"""Answers a request, by its id and the seconds until its deadline, into a place."""
+Feed: TypeAlias = Callable[
+    [str, pb.ChatRequest, TraceContext, float | None, Place], Awaitable[None]
+]
+"""Answers a request, by its id, its trace and the seconds until its deadline, into a place."""
 
 _SUPPORTED: Support = {
     "call": {},
-    "start": {"request": None, "timeout": None},  # whose own are looked at as any call's are
+    # The request's own are looked at as any call's are.
+    "start": {"request": None, "timeout": None, "traceparent": {}, "tracestate": {}},
     "cancel": {},
 }
 
@@ -130,7 +134,7 @@ class Multiplex:
         loop = asyncio.get_running_loop()
         limit = None if left is None else loop.call_later(left, self._stop, call, _TOO_LATE)
         try:
-            await self._feed(request_id, start.request, left, place)
+            await self._feed(request_id, start.request, of_start(start), left, place)
         except Exception as error:
             return _call_status(call_error(error, request_id), request_id)
         finally:

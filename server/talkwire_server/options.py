@@ -16,6 +16,7 @@ import yaml
 
 from talkwire_server.settings import GROUPS, Settings
 from talkwire_server.settings.flag import flag_of
+from talkwire_server.settings.tracing import trace_exporters
 
 PREFIX = "TALKWIRE_SERVE_"
 
@@ -31,7 +32,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         known, engine_args = parser.parse_known_args(args)
         values = {f.name: getattr(known, f.name) for f in fields(Settings) if f.name in known}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return Settings(**values, engine_args=tuple(engine_args))
+        traces = trace_exporters(environ)
+        return Settings(**values, engine_args=tuple(engine_args), trace_exporters=traces)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
 

@@ -489,7 +489,7 @@ def test_calls_that_are_lost_are_bounded() -> None:
     lost = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
     let_in, nothing = grpc.aio.Metadata(("x-request-id", "id")), grpc.aio.Metadata()
     lost.__cause__ = grpc.aio.AioRpcError(Code.UNAVAILABLE, let_in, nothing, "", "")
-    course = Course(pb.ChatRequest(), lambda: {"timeout": None}, None, resume=True)
+    course = Course(pb.ChatRequest(), lambda _: {"timeout": None}, None, resume=True)
     course.arguments()
     pauses = []
     for tokens in ([], [1]):

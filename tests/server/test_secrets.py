@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from fields import leaves, set_leaf
+from otlp import collecting
 from processes import launched
 from support import make
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -63,13 +64,21 @@ def said(path: str) -> pb.ChatRequest:
     return request
 
 
-async def send(target: str, everything: list[tuple[str, bytes]]) -> int:
+TRACES = [
+    [("traceparent", SECRET)],
+    [("traceparent", f"00-{'1' * 32}-{'1' * 16}-01"), ("tracestate", f"{SECRET} {SECRET}")],
+]
+
+
+async def send(
+    target: str, everything: list[tuple[str, bytes]], trace: list[tuple[str, str]]
+) -> int:
     """Send requests with the secret in their metadata, too; count those that are refused."""
     refused = 0
     metadata: Any = (
         ("x-request-id", f"{SECRET} {SECRET}"),
         ("authorization", f"Bearer {SECRET}"),
-        ("traceparent", SECRET),
+        *trace,
     )
     async with grpc.aio.insecure_channel(target) as channel:
         for method, data in everything:
@@ -81,12 +90,17 @@ async def send(target: str, everything: list[tuple[str, bytes]]) -> int:
     return refused
 
 
-@pytest.mark.parametrize("level", ["info", "debug"])
-async def test_no_log_line_has_what_a_caller_wrote(level: str) -> None:
-    """At no level, whatever is asked, wherever it is said, also where it is refused."""
+@pytest.mark.parametrize(("level", "trace"), [("info", TRACES[0]), ("debug", TRACES[1])])
+async def test_no_log_line_has_what_a_caller_wrote(
+    level: str, trace: list[tuple[str, str]]
+) -> None:
+    """At no level, whatever is asked, wherever it is said, or refused; nor any span."""
     everything = requests()
-    with launched(f"--log-level={level}") as server:
-        refused = await send(server.target, everything)
+    with (
+        collecting() as collector,
+        launched(f"--log-level={level}", **collector.environment) as server,
+    ):
+        refused = await send(server.target, everything, trace)
         server.signal(signal.SIGTERM)
         status, log = await asyncio.to_thread(server.ends)
 
@@ -94,6 +108,7 @@ async def test_no_log_line_has_what_a_caller_wrote(level: str) -> None:
     assert 100 < refused < len(everything)
     assert "stopped" in log
     assert SECRET not in log
+    assert SECRET not in str(collector.spans(50))
 
 
 def test_an_exception_is_logged_without_its_text() -> None:

@@ -1485,6 +1485,15 @@ class ChatMultiplexRequest(_message.Message):
 
         REQUEST_FIELD_NUMBER: _builtins.int
         TIMEOUT_FIELD_NUMBER: _builtins.int
+        TRACEPARENT_FIELD_NUMBER: _builtins.int
+        TRACESTATE_FIELD_NUMBER: _builtins.int
+        traceparent: _builtins.str
+        """The trace that the call is part of, by W3C Trace Context: what the metadata of a call of its
+        own would say. That of the stream is not theirs. As there, what breaks W3C's rules, or a
+        tracestate of more than 512 characters, is passed over.
+        """
+        tracestate: _builtins.str
+        """Read with a good traceparent only."""
         @_builtins.property
         def request(self) -> Global___ChatRequest:
             """Required."""
@@ -1498,10 +1507,12 @@ class ChatMultiplexRequest(_message.Message):
             *,
             request: Global___ChatRequest | None = ...,
             timeout: _duration_pb2.Duration | None = ...,
+            traceparent: _builtins.str = ...,
+            tracestate: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout", b"timeout"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout", b"timeout"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout", b"timeout", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,8 +66,8 @@ class ChatServiceStub:
     """Many ChatStream calls over one stream. A caller that keeps many answers running at once (a
     gateway, a batch job) pays per engine step instead of per token: everything that one step
     produced for all of its calls arrives in one message. Each call keeps its own deadline,
-    cancellation and status; one call's failure ends that call only. All have the metadata of the
-    stream, and its token is checked anew for each. A second Start of a running call's number, or a
+    cancellation, trace and status; one call's failure ends that call only. All have the metadata of
+    the stream, and its token is checked anew for each. A second Start of a running call's number, or a
     message about one that cannot be read, ends the stream. When the caller half-closes, running
     calls go on.
     """
@@ -99,8 +99,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """Many ChatStream calls over one stream. A caller that keeps many answers running at once (a
     gateway, a batch job) pays per engine step instead of per token: everything that one step
     produced for all of its calls arrives in one message. Each call keeps its own deadline,
-    cancellation and status; one call's failure ends that call only. All have the metadata of the
-    stream, and its token is checked anew for each. A second Start of a running call's number, or a
+    cancellation, trace and status; one call's failure ends that call only. All have the metadata of
+    the stream, and its token is checked anew for each. A second Start of a running call's number, or a
     message about one that cannot be read, ends the stream. When the caller half-closes, running
     calls go on.
     """
@@ -147,8 +147,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """Many ChatStream calls over one stream. A caller that keeps many answers running at once (a
         gateway, a batch job) pays per engine step instead of per token: everything that one step
         produced for all of its calls arrives in one message. Each call keeps its own deadline,
-        cancellation and status; one call's failure ends that call only. All have the metadata of the
-        stream, and its token is checked anew for each. A second Start of a running call's number, or a
+        cancellation, trace and status; one call's failure ends that call only. All have the metadata of
+        the stream, and its token is checked anew for each. A second Start of a running call's number, or a
         message about one that cannot be read, ends the stream. When the caller half-closes, running
         calls go on.
         """

@@ -1,6 +1,7 @@
 """A process that serves the port beside others like it, as the supervisor tells it to."""
 
 import asyncio
+import atexit
 import logging
 import os
 import socket
@@ -31,6 +32,7 @@ def run(settings: Settings, make: Callable[[], Engine], line: socket.socket) -> 
     leave_signals_to_parent()
     start_logging(settings)
     uvloop.run(_serve(settings, make, line))
+    atexit._run_exitfuncs()  # spans that are not sent yet
     os._exit(0)  # without taking an engine apart object by object
 
 

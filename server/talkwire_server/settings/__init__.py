@@ -11,6 +11,7 @@ from talkwire_server.settings.logs import LogSettings
 from talkwire_server.settings.media import MediaSettings
 from talkwire_server.settings.model import ModelSettings
 from talkwire_server.settings.security import SecuritySettings
+from talkwire_server.settings.tracing import TracingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Settings(
     ListenSettings,
     SecuritySettings,
     LogSettings,
+    TracingSettings,
 ):
     """How to serve."""
 

@@ -25,6 +25,9 @@ def _fields(entry: Entry) -> Iterator[tuple[str, Any]]:
     yield "id", entry.id
     yield "rpc", entry.rpc
     yield "caller", entry.caller
+    if entry.trace_id:
+        yield "trace_id", entry.trace_id
+        yield "span_id", entry.span_id
     if entry.call:
         yield "model", entry.call.model
     yield "status", entry.code.name

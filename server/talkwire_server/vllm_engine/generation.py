@@ -48,6 +48,7 @@ class Generation:
         self._jobs = jobs
         self._adapters = adapters
         self._vocabulary = vocabulary
+        self._traces: bool = llm.observability_config.otlp_traces_endpoint is not None
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
         """Generate the answer of a call."""
@@ -85,6 +86,8 @@ class Generation:
                 return
             if adapter:
                 job.options["lora_request"] = adapter
+            if self._traces:
+                job.options["trace_headers"] = call.trace
             deltas = Deltas(call, job, self._vocabulary)
             if job.continued and job.continued.over:
                 yield _Begun([deltas.over(*job.continued.over, job.continued.rest())])

@@ -19,12 +19,13 @@ def choose_start(config: VllmConfig, chosen: Sequence[int] | None, *, first: boo
     """Choose how they start, on which GPUs, if that was `chosen`; return whether by forking.
 
     A process must not be forked beside a live gRPC server, so only the CPU's single engine process
-    is, and only the first: forked, it need not import vLLM again, which takes ten seconds.
+    is, and only the first: forked, it need not import vLLM again, which takes ten seconds. Nor
+    beside a gRPC channel, which vLLM opens for its spans before.
     """
     config.cache_config.num_gpu_blocks = None  # else vLLM adds to the last engine's
     config.parallel_config.assigned_physical_gpu_ids = chosen  # else takes the last engine's
     fork = current_platform.is_cpu() and config.parallel_config.data_parallel_size == 1
     if fork:
-        fork = first
+        fork = first and config.observability_config.otlp_traces_endpoint is None
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if fork else "spawn"
     return bool(fork)
