@@ -28,7 +28,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*")
 OTHERS = {  # flags that no help of talkwire's tells
     "--help-engine",  # but as a sentence
     *("--grpc", "--grpc-port", "--headless", "--shutdown-timeout"),  # vllm serve
-    *("--detach", "--profile", "--scale", "--target", "--wait"),  # docker
+    *("--detach", "--profile", "--rm", "--scale", "--target", "--wait"),  # docker
     *("--dry-run", "--filename", "--from-file", "--kustomize"),  # kubectl
     *("--namespace", "--output"),  # the same
     *("--no-buffer", "--silent"),  # curl
