@@ -84,6 +84,12 @@ class FrontendProcess:
         self._link.send(message)
 
     @property
+    def pid(self) -> int:
+        """Its number among the machine's processes."""
+        assert self._process.pid
+        return self._process.pid
+
+    @property
     def status(self) -> int | None:
         """The status with which it ended."""
         return self._process.exitcode
