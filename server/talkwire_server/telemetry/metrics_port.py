@@ -41,8 +41,8 @@ class _Now(Collector):
             ("frontends", "Processes that serve the port.", self._settings.frontends),
         ):
             yield GaugeMetricFamily(f"talkwire_{name}", text, value)
-        info = GaugeMetricFamily("talkwire_build_info", "What it is.", labels=["version", "engine"])
-        info.add_metric([version("talkwire"), self._settings.engine], 1)
+        info = GaugeMetricFamily("talkwire_build_info", "What it is.", labels=["version"])
+        info.add_metric([version("talkwire")], 1)
         yield info
 
 
