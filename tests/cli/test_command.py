@@ -31,7 +31,7 @@ def test_help_names_every_command() -> None:
     ended = talkwire("--help")
 
     assert ended.status == 0
-    for name in ("chat", "ask", "ready", "serve", "token", "model"):
+    for name in ("chat", "ask", "top", "ready", "serve", "token", "model"):
         assert f"\n  {name} " in ended.out
 
 
