@@ -80,6 +80,16 @@ def test_serve_without_the_server_names_the_extras() -> None:
     )
 
 
+@pytest.mark.parametrize("module", ["prometheus_client", "rich"])
+def test_top_without_its_extra_names_it(module: str) -> None:
+    """The same for what shows metrics."""
+    ended = subprocess.run([*without(module), "top"], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"talkwire: `talkwire top` needs the module '{module}")
+    assert "pip install 'talkwire[cli]'" in ended.stderr
+
+
 @pytest.mark.parametrize("module", ["prompt_toolkit", "rich"])
 def test_chat_without_its_extra_names_it(module: str) -> None:
     """Where the terminal's libraries are not installed, one line says how to install them."""

@@ -1,7 +1,6 @@
 """`talkwire top`: the figures are those of the servers' pages, in a terminal and through a pipe."""
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -152,17 +151,3 @@ def test_an_interval_must_be_one() -> None:
     ended = talkwire("top", "--interval=0")
 
     assert (ended.status, ended.err) == (2, "talkwire: --interval must be > 0\n")
-
-
-def test_without_its_extra_it_is_named() -> None:
-    """Where its modules are not installed, one line says how to install them."""
-    program = "import sys; sys.modules['prometheus_client'] = None; import talkwire.cli as c; "
-    child = pexpect.spawn(
-        sys.executable, ["-c", f"{program} sys.exit(c.main(['top']))"], encoding="utf-8"
-    )
-    child.expect(pexpect.EOF)
-    shown = str(child.before)
-    child.close()
-
-    assert shown.startswith("talkwire: `talkwire top` needs the module 'prometheus_client'")
-    assert child.exitstatus == 2
