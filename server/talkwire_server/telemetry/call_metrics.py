@@ -16,7 +16,7 @@ from prometheus_client import Counter, Histogram
 
 from talkwire_server.journal import SLACK
 from talkwire_server.statuses import Context
-from talkwire_server.telemetry.chat_metrics import SECONDS, code_name
+from talkwire_server.telemetry.chat_metrics import SECONDS, code_name, series
 
 Details: TypeAlias = grpc.HandlerCallDetails
 
@@ -62,7 +62,7 @@ class _Method:
     def handling(self, context: Context) -> Iterator[None]:
         """Count a call that is answered in the block."""
         begun = monotonic()
-        STARTED.labels(*self._labels).inc()
+        series(STARTED, *self._labels).inc()
         code = grpc.StatusCode.UNKNOWN  # what gRPC makes of an exception
         try:
             yield
@@ -74,13 +74,13 @@ class _Method:
             code = context.code() or code
             raise
         finally:
-            HANDLED.labels(*self._labels, code_name(code)).inc()
-            HANDLING.labels(*self._labels).observe(monotonic() - begun)
+            series(HANDLED, *self._labels, code_name(code)).inc()
+            series(HANDLING, *self._labels).observe(monotonic() - begun)
 
     def flush(self) -> None:
         """Count the messages."""
-        RECEIVED.labels(*self._labels).inc(self.received)
-        SENT.labels(*self._labels).inc(self.sent)
+        series(RECEIVED, *self._labels).inc(self.received)
+        series(SENT, *self._labels).inc(self.sent)
         EVENTS.inc(self.events)
         self.received = self.sent = self.events = 0
 

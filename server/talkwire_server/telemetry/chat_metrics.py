@@ -4,12 +4,16 @@ No label is a caller's to choose: models are the operator's, callers only those 
 """
 
 from collections.abc import Collection
+from functools import cache
+from typing import TypeVar
 
 import grpc
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
 from talkwire_server.journal import Entry
 from talkwire_server.settings.metrics import OTHERS
+
+M = TypeVar("M", Counter, Histogram)
 
 # They would double all series, and several processes have none.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -59,33 +63,40 @@ class ChatMetrics:
         self._callers = frozenset(callers)
         # So that the first of each is an increase, and not a beginning.
         for cause in (*_CUT_BY.values(), *_LEFT_BY.values()):
-            ABORTED.labels(cause)
+            series(ABORTED, cause)
         for reason in _BUSY:
-            REJECTED.labels(reason)
+            series(REJECTED, reason)
 
     def begin(self, entry: Entry) -> None:
         """Wait for its end."""
 
     def end(self, entry: Entry) -> None:
         """Count it."""
-        CHATS.labels(entry.rpc, code_name(entry.code), entry.reason).inc()
+        series(CHATS, entry.rpc, code_name(entry.code), entry.reason).inc()
         caller = entry.caller if entry.caller in self._callers else OTHERS
-        CALLER_CHATS.labels(caller).inc()
+        series(CALLER_CHATS, caller).inc()
         if entry.call is None and entry.reason:
-            REJECTED.labels(entry.reason).inc()
+            series(REJECTED, entry.reason).inc()
         elif cause := _cause(entry):
-            ABORTED.labels(cause).inc()
+            series(ABORTED, cause).inc()
             if entry.left:
                 ABORT.observe(entry.ended - entry.left)
         if entry.call is None:
             return
         tokens = _tokens(entry)
         for kind, count in tokens.items():
-            TOKENS.labels(entry.call.model, kind).inc(count)
-            CALLER_TOKENS.labels(caller, kind).inc(count)
+            series(TOKENS, entry.call.model, kind).inc(count)
+            series(CALLER_TOKENS, caller, kind).inc(count)
         _observe(entry)
 
 
+@cache
+def series(metric: M, *labels: str) -> M:
+    """Find the series of some labels, sooner than prometheus_client does."""
+    return metric.labels(*labels)
+
+
+@cache
 def code_name(code: grpc.StatusCode) -> str:
     """Spell a code as Go does, and with it the dashboards of gRPC: `OK`, `DeadlineExceeded`."""
     if code is grpc.StatusCode.OK:
@@ -120,7 +131,7 @@ def _observe(entry: Entry) -> None:
     if call.last is None:
         QUEUE.observe(call.waited)
         return
-    FINISHED.labels(call.model, entry.finish_reason).inc()
+    series(FINISHED, call.model, entry.finish_reason).inc()
     timing = call.last.timing
     QUEUE.observe(timing.queue.ToMicroseconds() / 1e6)
     if first_token := timing.first_token.ToMicroseconds():
