@@ -81,7 +81,7 @@ def scraping(port: int) -> Iterator[list[float]]:
 
 async def alone() -> tuple[float, float]:
     """Return the microseconds that counting a message takes, and a chat that ends."""
-    plain = grpc.unary_stream_rpc_method_handler(
+    plain: Any = grpc.unary_stream_rpc_method_handler(
         print, response_serializer=pb.ChatStreamResponse.SerializeToString
     )
 

@@ -60,11 +60,12 @@ def picture(window: Window, targets: Sequence[str]) -> Group:
     if len(targets) > 1:
         servers.add_row("all", *_cells(window))
     callers = _table("caller", "tok/s", "chats/s")
-    for caller in sorted(_callers(window)):
+    named = _callers(window) - {"other"}  # which all are, where none is named
+    for caller in (*sorted(named), "other"):
         tokens = window.rate("talkwire_caller_tokens_total", caller=caller, kind="completion")
         chats = window.rate("talkwire_caller_chats_total", caller=caller)
         callers.add_row(Text(harmless(caller)), _number(tokens), _number(chats, 1))
-    return Group(servers, "", callers) if callers.rows else Group(servers)
+    return Group(servers, "", callers) if named else Group(servers)
 
 
 def _cells(window: Window, **labels: str) -> Iterator[Text | str]:
