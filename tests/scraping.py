@@ -5,21 +5,20 @@ import urllib.request
 from collections.abc import Callable
 
 from prometheus_client import Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families
 
-OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+ACCEPT = "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"  # as Prometheus says
 
 
 class Page:
     """One scrape of a page."""
 
     def __init__(self, url: str) -> None:
-        asked = urllib.request.Request(url, headers={"Accept": OPENMETRICS})  # noqa: S310  # ours
+        asked = urllib.request.Request(url, headers={"Accept": ACCEPT})  # noqa: S310  # ours
         with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
-            assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             self.text: str = answer.read().decode()
-        families = text_string_to_metric_families(self.text)  # type: ignore[no-untyped-call]
-        self.families: list[Metric] = [*families]
+        self.families: list[Metric] = [*text_string_to_metric_families(self.text)]
 
     def value(self, name: str, **labels: str) -> float:
         """Add up the samples of a name that have these labels; 0 if there are none."""

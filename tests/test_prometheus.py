@@ -10,19 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from load.prometheus import CONFIG, DASHBOARD, RULES, Prometheus, panels, prometheus
 from processes import ROOT, launched
-from prometheus import (
-    CONFIG,
-    DASHBOARD,
-    RULES,
-    Prometheus,
-    fills,
-    names,
-    needs_prometheus,
-    panels,
-    prometheus,
-    rules,
-)
+from prometheus import asked_by_alerts, missing, needs_prometheus, rules
 from talkwire import AsyncClient, Error
 from terminal import free_target
 
@@ -64,6 +54,11 @@ def test_each_alert_has_its_runbook() -> None:
         assert runbook == f"{OPERATIONS.relative_to(ROOT)}#{name.lower()}"
 
 
+def looks(one: Prometheus) -> int:
+    """Tell how often it has looked at the server."""
+    return sum(len(series.values) for series in one.series("up"))
+
+
 async def chat(client: AsyncClient, query: str = "some words", **options: Any) -> None:
     with suppress(Error):
         await client.chat(query, **options)
@@ -100,7 +95,7 @@ async def test_all_queries_give_what_the_load_made(tmp_path: Path) -> None:
     with launched(*flags, f"--metrics-port={metrics.partition(':')[2]}") as server:
         target = await asyncio.to_thread(lambda: server.target)
         async with prometheus(tmp_path, f"http://{metrics}/metrics") as one:
-            while len(await asyncio.to_thread(one.values, "up")) < 12:
+            while await asyncio.to_thread(looks, one) < 12:
                 await load(target)
             await asyncio.to_thread(all_have_data, one)
         server.process.terminate()
@@ -112,14 +107,13 @@ def all_have_data(one: Prometheus) -> None:
     assert len(told) == len(rules("record")) + len(rules("alert"))
     assert {rule["name"]: rule["lastError"] for rule in told if rule["health"] != "ok"} == {}
     assert [rule["name"] for rule in told if rule.get("state") == "firing"] == []
-    assert [name for name in rules("record") if not one.values(name)] == []
+    assert [name for name in rules("record") if not one.series(name)] == []
 
-    own = [panel for panel in panels() if "vllm:" not in str(panel.queries)]
-    assert [*fills(one, own, quiet=["Failed"])] == []
-    asked = {name for rule in rules("alert").values() for name in names(rule["expr"])}
-    mine = {name for name in asked if not name.startswith("vllm:")}
-    assert len(mine) > 8
-    assert [name for name in mine if not one.values(name)] == []
+    own = [panel for panel in panels() if not panel.is_vllms]
+    assert [*missing(one, own, quiet=["Failed"])] == []
+    ours = {name for name in asked_by_alerts() if not name.startswith("vllm:")}
+    assert len(ours) > 8
+    assert [name for name in ours if not one.series(name)] == []
 
 
 def test_panels_ask_for_the_chosen_servers_and_do_not_overlap() -> None:

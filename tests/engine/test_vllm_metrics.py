@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from prometheus import Prometheus, fills, names, needs_prometheus, panels, prometheus, rules
+from load.prometheus import Prometheus, panels, prometheus
+from prometheus import asked_by_alerts, missing, needs_prometheus
 from scraping import Page
 from support import RunningServer
 
@@ -44,14 +45,17 @@ async def test_all_queries_of_vllm_give_what_the_load_made(
     """Each panel has data; so has each metric that an alert asks for."""
     assert vllm.server.metrics
     async with prometheus(tmp_path, vllm.server.metrics.url) as one:
-        while len(await asyncio.to_thread(one.values, "up")) < 8:
+        while len(await asyncio.to_thread(one.series, "vllm:num_requests_running")) < 1:
+            await load(llm)
+        for _ in range(4):
             await load(llm)
         await asyncio.to_thread(all_have_data, one)
 
 
 def all_have_data(one: Prometheus) -> None:
-    theirs = [panel for panel in panels() if "vllm:" in str(panel.queries)]
+    theirs = [panel for panel in panels() if panel.is_vllms]
     assert len(theirs) == 6
-    assert [*fills(one, theirs, quiet=["Preemptions"])] == []
-    asked = {name for rule in rules("alert").values() for name in names(rule["expr"])}
-    assert [name for name in asked if name.startswith("vllm:") and not one.values(name)] == []
+    assert [*missing(one, theirs, quiet=["Preemptions"])] == []
+    asked = [name for name in asked_by_alerts() if name.startswith("vllm:")]
+    assert len(asked) == 5
+    assert [name for name in asked if not one.series(name)] == []

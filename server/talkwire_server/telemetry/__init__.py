@@ -50,13 +50,16 @@ def metrics_port(settings: Settings, look: Callable[[], State]) -> "MetricsPort 
     return MetricsPort(settings, look)
 
 
-def share_metrics(settings: Settings) -> None:
-    """Have the processes that are started from here on count together.
+def prepare_metrics(settings: Settings) -> None:
+    """Say how metrics are kept, before anything imports prometheus_client.
 
-    They do so by files, if that is said before anything imports prometheus_client; hence it is
-    imported nowhere but where metrics are wanted.
+    Hence it is imported nowhere but where they are wanted.
     """
-    if settings.metrics_port is not None:
+    if settings.metrics_port is None:
+        return
+    # A second series for each, which several processes do not have.
+    os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "true")
+    if settings.frontends > 1:  # then in files, to be added up
         folder = TemporaryDirectory(prefix="talkwire-metrics-")
         atexit.register(folder.cleanup)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder.name

@@ -8,15 +8,12 @@ from functools import cache
 from typing import TypeVar
 
 import grpc
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from prometheus_client import Counter, Histogram
 
 from talkwire_server.journal import Entry
 from talkwire_server.settings.metrics import OTHERS
 
 M = TypeVar("M", Counter, Histogram)
-
-# They would double all series, and several processes have none.
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)

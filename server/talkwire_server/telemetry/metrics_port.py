@@ -6,12 +6,15 @@ files of `PROMETHEUS_MULTIPROC_DIR`.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from socketserver import ThreadingMixIn
 from threading import Thread
-from wsgiref.simple_server import WSGIServer
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import REGISTRY, CollectorRegistry, Metric, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -21,6 +24,8 @@ from talkwire_server.engine import StartError
 from talkwire_server.settings import Settings
 
 log = logging.getLogger("talkwire")
+
+POLL = 0.05  # seconds for it to see that it shall end
 
 
 class _Now(Collector):
@@ -63,7 +68,7 @@ class MetricsPort:
         else:
             self._registry.register(REGISTRY)
         self._registry.register(_Now(settings, look))
-        self._serving: tuple[WSGIServer, Thread] | None = None
+        self._server: _Server | None = None
         self.url = ""
 
     async def listen(self) -> None:
@@ -72,12 +77,15 @@ class MetricsPort:
         assert port is not None
         try:
             # In a thread, because it looks up the host's name.
-            self._serving = await asyncio.to_thread(start_http_server, port, host, self._registry)
+            server = await asyncio.to_thread(_Server, host, port)
         except OSError as error:
             text = f"cannot serve metrics on {host} port {port}: {error.strerror}"
             raise StartError(text) from None
+        self._server = server
+        server.set_app(_plain(self._registry))
+        Thread(target=server.serve_forever, args=(POLL,), name="metrics", daemon=True).start()
         name = f"[{host}]" if ":" in host else host
-        self.url = f"http://{name}:{self._serving[0].server_port}/metrics"
+        self.url = f"http://{name}:{server.server_port}/metrics"
         log.info("metrics on %s", self.url)
         if self._settings.observable:
             log.warning("%s", self._settings.observable)
@@ -88,9 +96,32 @@ class MetricsPort:
 
     async def close(self) -> None:
         """Close the socket. Idempotent."""
-        serving, self._serving = self._serving, None
-        if serving:
-            server, thread = serving
+        server, self._server = self._server, None
+        if server:
             await asyncio.to_thread(server.shutdown)
             server.server_close()
-            thread.join()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        found, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        self.address_family = found[0]
+        super().__init__((host, port), _Silent)
+
+
+class _Silent(WSGIRequestHandler):
+    timeout = 10  # seconds, for who connects to say something
+
+    def log_message(self, *_: object) -> None:
+        """Leave the log to what matters."""
+
+
+def _plain(registry: Collector) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+    """Serve the text format, whatever is asked for.
+
+    As OpenMetrics prometheus_client (0.26) writes `vllm_` for `vllm:` (client_python#1177).
+    """
+    serve = make_wsgi_app(registry)
+    return lambda environ, start: serve({**environ, "HTTP_ACCEPT": ""}, start)
