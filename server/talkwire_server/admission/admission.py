@@ -141,10 +141,9 @@ class Admission:
         self._gate.refuse(refusal)
 
     def _too_many(self, request: pb.ChatRequest) -> Iterator[Violation]:
-        if request.n > self._bounds.places:
-            yield Violation(
-                "n", f"must be <= {self._bounds.places}, got {request.n}", "OUT_OF_RANGE"
-            )
+        most = self._bounds.places
+        if request.n > most:
+            yield Violation("n", f"must be <= {most}, got {request.n}", "OUT_OF_RANGE")
 
 
 def request_id(request: pb.ChatRequest, metadata_id: str) -> str:
