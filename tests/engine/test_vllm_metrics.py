@@ -1,6 +1,7 @@
 """vLLM's metrics beside ours, and what the dashboard and the alerts ask of them."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from load.prometheus import Prometheus, panels, prometheus
 from prometheus import asked_by_alerts, missing, needs_prometheus
 from scraping import Page
 from support import RunningServer
+from terminal import talkwire
 
 SYSTEM = "You know all about the sea, and say it in few words. " * 20
 
@@ -35,6 +37,15 @@ async def test_vllm_is_on_the_page(vllm: RunningServer, llm: Any) -> None:
     assert rise("vllm:prompt_tokens_total") == answer.usage.prompt_tokens
     assert rise("vllm:e2e_request_latency_seconds_count") == 1
     assert rise("talkwire_tokens_total", kind="completion") == answer.usage.completion_tokens
+
+
+async def test_top_shows_the_kv_cache(vllm: RunningServer) -> None:
+    """With vLLM there is one, and what is used of it."""
+    assert vllm.server.metrics
+    shown = await asyncio.to_thread(talkwire, "top", "--interval=0.2", vllm.server.metrics.url)
+
+    assert shown.status == 0
+    assert re.search(r" \d+% ", shown.out)
 
 
 @needs_prometheus

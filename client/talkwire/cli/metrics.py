@@ -39,7 +39,7 @@ class Reading:
         self.at = monotonic()
         for target, page in zip(targets, pages, strict=True):
             if isinstance(page, Exception):
-                self.failures[target] = getattr(page, "reason", None) or str(page)
+                self.failures[target] = str(getattr(page, "reason", page))
             else:
                 self._add(target, page)
 

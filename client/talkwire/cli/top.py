@@ -55,7 +55,7 @@ def picture(window: Window, targets: Sequence[str]) -> Group:
     servers = _table("server", *_COLUMNS)
     for target in targets:
         why = window.now.failures.get(target)
-        cells = [Text(harmless(str(why)), "red")] if why else _cells(window, target=target)
+        cells = [Text(harmless(why), "red")] if why else _cells(window, target=target)
         servers.add_row(Text(harmless(target)), *cells)
     if len(targets) > 1:
         servers.add_row("all", *_cells(window))
