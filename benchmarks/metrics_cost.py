@@ -1,12 +1,13 @@
 """What metrics cost a token: two servers, one that counts and one that does not, asked by turns.
 
     python benchmarks/metrics_cost.py [--rounds 15] [--streams 32] [--tokens 128] [--frontends N]
-                                                                        (needs talkwire[bench])
+    python benchmarks/metrics_cost.py --alone                           (needs talkwire[bench])
 
 Both have the echo engine, as fast as it can; the counting one is scraped once a second, too. Told
 is the processor time of all of a server's processes for each token: the median, and of the pairs
-of rounds the difference, with its quartiles. What a message and a chat cost is also told alone,
-without a server around it, which is exact where the difference is small.
+of rounds the difference, with its quartiles. What a message, a chat and a value in a histogram cost
+is also told alone, without a server around it, which is exact where the difference is small; with
+PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) before it, of one of several frontends.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call
 from talkwire_server.journal import Entry
 from talkwire_server.telemetry.call_metrics import CallMetrics
-from talkwire_server.telemetry.chat_metrics import ChatMetrics
+from talkwire_server.telemetry.chat_metrics import FIRST_TOKEN, ChatMetrics
 
 CHATS = 4  # of a stream in a round
 
@@ -79,8 +80,8 @@ def scraping(port: int) -> Iterator[list[float]]:
         thread.join()
 
 
-async def alone() -> tuple[float, float]:
-    """Return the microseconds that counting a message takes, and a chat that ends."""
+async def alone() -> tuple[float, float, float]:
+    """Return the microseconds of counting a message, a chat that ends, a value in a histogram."""
     plain: Any = grpc.unary_stream_rpc_method_handler(
         print, response_serializer=pb.ChatStreamResponse.SerializeToString
     )
@@ -97,7 +98,8 @@ async def alone() -> tuple[float, float]:
     entry = Entry("id", "ChatStream", "me", call=Call("id", "echo", pb.ChatRequest()))
     last = pb.ChatStreamResponse(finish_reason=pb.FINISH_REASON_STOP, usage=pb.Usage())
     cast(Call, entry.call).close(last, first_token=0.1)
-    return counted - bare, least(partial(ChatMetrics(()).end, entry))
+    chat = least(partial(ChatMetrics(()).end, entry))
+    return counted - bare, chat, least(partial(FIRST_TOKEN.observe, 0.03))
 
 
 def least(step: Callable[[], object]) -> float:
@@ -113,7 +115,16 @@ def main() -> None:
     )
     for name, default in (("rounds", 15), ("streams", 32), ("tokens", 128), ("frontends", 1)):
         parser.add_argument(f"--{name}", type=int, default=default, help="(%(default)s)")
+    parser.add_argument("--alone", action="store_true", help="no more than that")
     flags = parser.parse_args()
+    if not flags.alone:
+        beside(flags)
+    message, chat, value = asyncio.run(alone())
+    print(f"alone: {message:.2f} us a message, {chat:.1f} a chat that ends, {value:.2f} a value")
+
+
+def beside(flags: argparse.Namespace) -> None:
+    """Measure two servers."""
     chats = Chats(texts(flags.tokens), flags.tokens)
     expected = Expected(chats, "stop", exact=True, texts=dict(enumerate(chats.prompts)))
     metrics = free_port()
@@ -135,8 +146,6 @@ def main() -> None:
                     asked.append(Asked(server, own, expected))
                 tell(caller.__name__, measure(asked, flags.rounds, flags.streams))
     print(f"a scrape took {statistics.median(took) * 1e3:.1f} ms")
-    message, chat = asyncio.run(alone())
-    print(f"alone: {message:.2f} us a message, {chat:.1f} us a chat that ends")
 
 
 def measure(asked: list[Asked], rounds: int, streams: int) -> tuple[list[float], list[float]]:
