@@ -3,9 +3,9 @@
     python benchmarks/metrics_cost.py [--rounds 15] [--streams 32] [--tokens 128] [--frontends N]
     python benchmarks/metrics_cost.py --alone                           (needs talkwire[bench])
 
-Both have the echo engine, as fast as it can; the counting one is scraped once a second, too. Told
-is the processor time of all of a server's processes for each token: the median, and of the pairs
-of rounds the difference, with its quartiles. What a message, a chat and a value in a histogram cost
+Both have the echo engine, as fast as it can. Told is the processor time of all of a server's
+processes for each token: the median, and of the pairs of rounds the difference, with its quartiles;
+and what it takes to be scraped. What a message, a chat and a value in a histogram cost
 is also told alone, without a server around it, which is exact where the difference is small; with
 PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) before it, of one of several frontends.
 """
@@ -14,15 +14,14 @@ import argparse
 import asyncio
 import statistics
 import tempfile
-import threading
 import timeit
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -38,7 +37,8 @@ from talkwire_server.journal import Entry
 from talkwire_server.telemetry.call_metrics import CallMetrics
 from talkwire_server.telemetry.chat_metrics import FIRST_TOKEN, ChatMetrics
 
-CHATS = 4  # of a stream in a round
+CHATS = 16  # of a stream in a round
+SCRAPES = 20
 
 
 class Asked:
@@ -58,26 +58,13 @@ class Asked:
         return spent / sum(reply.tokens for reply in replies) * 1e6
 
 
-@contextmanager
-def scraping(port: int) -> Iterator[list[float]]:
-    """Read a page once a second for the length of the block; yield the seconds that each took."""
-    took: list[float] = []
-    over = threading.Event()
-
-    def scrape() -> None:
-        while not over.wait(1):
-            begun = perf_counter()
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-                page.read()
-            took.append(perf_counter() - begun)
-
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
-        yield took
-    finally:
-        over.set()
-        thread.join()
+def scrape(server: ServerProcess, port: int) -> float:
+    """Return the seconds of processor time that a server takes for a scrape."""
+    before = server.cpu()
+    for _ in range(SCRAPES):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            page.read()
+    return (server.cpu() - before) / SCRAPES
 
 
 async def alone() -> tuple[float, float, float]:
@@ -136,7 +123,6 @@ def beside(flags: argparse.Namespace) -> None:
             command += ["--log-level=warning", f"--frontends={flags.frontends}", *more]
             log = Path(logs) / name
             servers.append((port, stack.enter_context(serving(command, port, serves_grpc, log))))
-        took = stack.enter_context(scraping(metrics))
         for caller in (TalkwireCaller, MultiplexCaller):
             with ExitStack() as clients:
                 asked = []
@@ -145,7 +131,7 @@ def beside(flags: argparse.Namespace) -> None:
                     own = clients.enter_context(Clients(make, 2, port))
                     asked.append(Asked(server, own, expected))
                 tell(caller.__name__, measure(asked, flags.rounds, flags.streams))
-    print(f"a scrape took {statistics.median(took) * 1e3:.1f} ms")
+        print(f"a scrape takes {scrape(servers[1][1], metrics) * 1e3:.1f} ms")
 
 
 def measure(asked: list[Asked], rounds: int, streams: int) -> tuple[list[float], list[float]]:

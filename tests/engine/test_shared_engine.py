@@ -93,12 +93,12 @@ def test_a_frontend_that_dies_leaves_the_engine_to_others(folder: Path) -> None:
     assert status == 0
     assert "Traceback" not in log
     assert not [*folder.glob("talkwire-*")]
-    name, length = "vllm:request_success_total", {"finished_reason": "length"}
-    assert [page.value(name, **length) for page in (before, after)] == [2, 3]
+    name, stop = "vllm:request_success_total", {"finished_reason": "stop"}
+    assert [page.value(name, **stop) for page in (before, after)] == [2, 3]
     assert after.value("vllm:generation_tokens_total") > before.value(
         "vllm:generation_tokens_total"
     )
-    assert after.value("vllm:num_requests_running") == 2  # as the latest of them was told
+    assert after.value("vllm:num_requests_running") in (1, 2)  # as one of them was told last
 
 
 def test_all_end_with_their_engine(folder: Path) -> None:
