@@ -25,7 +25,7 @@ from talkwire import AsyncClient, Error
 COLUMNS = 4
 ENGINES = {
     "echo": ["--engine=echo", "--echo-delay=0.05"],
-    "vllm": [f"--kv-cache-memory-bytes={64 << 20}", "--max-model-len=2048", "--max-num-seqs=4"],
+    "vllm": [f"--kv-cache-memory-bytes={128 << 20}", "--max-model-len=2048", "--max-num-seqs=4"],
 }
 SYSTEM = "You tell stories about the sea, in plain words, and you love to tell them. " * 10
 UNITS = {"s": "seconds", "reqps": "a second", "percentunit": "share", "short": ""}
