@@ -19,7 +19,7 @@ from terminal import free_target
 pytestmark = needs_prometheus
 
 OPERATIONS = ROOT / "docs/operations.md"
-ALERTS = ROOT / "deploy/prometheus/rules_test.yml"
+ALERTS = ROOT / "deploy/prometheus/alerts_test.yml"
 
 
 def promtool(*arguments: str | Path) -> None:
