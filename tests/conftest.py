@@ -101,7 +101,7 @@ async def vllm() -> AsyncIterator[RunningServer]:
         await engine.launch()
     try:
         # Many tests ask for more at once than may wait by default, and are not about that.
-        async with running(engine, max_queued_requests=1000) as server:
+        async with running(engine, max_queued_requests=1000, metrics_port=0) as server:
             yield server
     finally:
         await engine.stop()

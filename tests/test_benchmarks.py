@@ -16,6 +16,7 @@ from load.figures import figures, marks
 from load.measure import Measurement, Plan
 from load.report import Result, losses
 from processes import ROOT, run
+from prometheus import needs_prometheus
 from tables import BEGIN, END, PAGES, tables
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -146,6 +147,30 @@ def test_what_it_costs_to_be_there_is_measured() -> None:
         *("import_ms", "start_ms", "server_mb", "connection_kb", "stream_kb", "multiplexed_kb")
     }
     assert all(float(told[name]) > 0 for name in ("import_ms", "start_ms", "server_mb"))
+
+
+@needs_prometheus
+def test_the_dashboard_is_drawn(tmp_path: Path) -> None:
+    """A short load on the echo engine is enough for a picture."""
+    file = tmp_path / "dashboard.png"
+    done = run(sys.executable, BENCHMARKS / "dashboard.py", file, "--engine=echo", "--seconds=5")
+
+    assert done.returncode == 0, done.stderr
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_metrics_cost_is_measured() -> None:
+    """In both ways of asking, and alone."""
+    few = ("--rounds=2", "--streams=2", "--tokens=4")
+    done = run(sys.executable, BENCHMARKS / "metrics_cost.py", *few)
+    assert done.returncode == 0, done.stderr
+
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "TalkwireCaller:",
+        "MultiplexCaller:",
+        "a",
+        "alone:",
+    ]
 
 
 def test_cancels_are_measured_in_both_ways() -> None:

@@ -87,14 +87,14 @@ def test_servers_of_compose_take_their_flags_and_have_time_to_end() -> None:
     """Their environment is the server's, and nobody kills one that is about to leave."""
     for name in ("gpu", "cpu", "replica"):
         service = COMPOSE["services"][name]
-        environment = {**service["environment"], "TALKWIRE_SERVE_METRICS_PORT": ""}
-        settings = options.parse([], {**environment, "TALKWIRE_SERVE_HOST": "0.0.0.0"})
+        environment = {**service["environment"], "TALKWIRE_SERVE_HOST": "0.0.0.0"}  # the image's
+        settings = options.parse([], environment)
         ends = float(service["stop_grace_period"].removesuffix("s"))
 
         assert settings.allow_insecure
         assert settings.engine_args == ()
         assert ends >= settings.lame_duck + settings.grace + 15
-        assert service["environment"]["TALKWIRE_SERVE_METRICS_PORT"] == "${METRICS_PORT:-}"
+        assert (settings.metrics_host, settings.metrics_port) == ("0.0.0.0", 9090)
 
 
 def test_all_that_compose_mounts_is_there() -> None:

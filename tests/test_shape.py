@@ -138,7 +138,7 @@ def test_the_client_imports_what_it_declares() -> None:
     own = {"talkwire", "talkwire_proto", *sys.stdlib_module_names}
     allowed = own | {"grpc", "google.protobuf"}
     more = {
-        "cli": {"prompt_toolkit", "rich", "talkwire_server"},
+        "cli": {"prometheus_client", "prompt_toolkit", "rich", "talkwire_server"},
         "_pydantic.py": {"pydantic", "pydantic_core"},
         "_tracing.py": {"opentelemetry"},
     }

@@ -18,6 +18,7 @@ from talkwire_server.lifetime import fail, serve
 from talkwire_server.logs import start_logging
 from talkwire_server.server import Server
 from talkwire_server.settings import Settings
+from talkwire_server.telemetry import prepare_metrics
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,6 +52,7 @@ def _exit(status: int) -> NoReturn:
 
 def _serving(settings: Settings, started: float) -> Coroutine[Any, Any, int]:
     """Import what is needed, before there is an event loop."""
+    prepare_metrics(settings)
     if settings.frontends > 1:
         core = _core(settings)
         return serve(settings, core, partial(Supervisor, settings, core), started)

@@ -24,7 +24,7 @@ from talkwire_server.open_calls import OpenCalls
 from talkwire_server.security import tls
 from talkwire_server.security.guard import Guard
 from talkwire_server.settings import Settings
-from talkwire_server.telemetry import readers
+from talkwire_server.telemetry import call_metrics, metrics_port, readers
 from talkwire_server.transit import Transit
 
 DAY = 86_400.0  # longer than any grace
@@ -49,8 +49,11 @@ class Server:
         self._health = Health(SERVICES)
         self._guards = [Guard(settings)] if settings.wants_tokens else []
         self._transit = Transit(settings)
+        self._call_metrics = call_metrics(settings)
+        self.metrics = None if gate else metrics_port(settings, self.admission.look)
         self._grpc = listener(
             interceptors=[
+                *self._call_metrics,
                 self._transit,
                 *self._guards,
                 Decoding(settings),
@@ -103,8 +106,11 @@ class Server:
         self.address = self._settings.address(port)
         if self.admin:
             await self.admin.listen()
+        if self.metrics:
+            await self.metrics.listen()
         await self._grpc.start()
-        for watch in (self._open_calls.watch_readers(), self._transit.watch()):
+        watches = [self._open_calls.watch_readers(), self._transit.watch()]
+        for watch in (*watches, *(one.watch() for one in self._call_metrics)):
             self._tasks.append(asyncio.create_task(watch))
 
     async def load(self) -> None:
@@ -143,6 +149,8 @@ class Server:
         await self.admission.empty()
         for task in self._tasks:
             task.cancel()
+        if self.metrics:
+            await self.metrics.close()
 
     async def _refuse(self) -> None:
         self.admission.close()

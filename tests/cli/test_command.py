@@ -31,7 +31,7 @@ def test_help_names_every_command() -> None:
     ended = talkwire("--help")
 
     assert ended.status == 0
-    for name in ("chat", "ask", "ready", "serve", "token", "model"):
+    for name in ("chat", "ask", "top", "ready", "serve", "token", "model"):
         assert f"\n  {name} " in ended.out
 
 
@@ -78,6 +78,16 @@ def test_serve_without_the_server_names_the_extras() -> None:
         "talkwire: `talkwire serve` needs the module 'uvloop': pip install 'talkwire[cpu]', "
         "on a machine with an NVIDIA GPU 'talkwire[gpu]'\n"
     )
+
+
+@pytest.mark.parametrize("module", ["prometheus_client", "rich"])
+def test_top_without_its_extra_names_it(module: str) -> None:
+    """The same for what shows metrics."""
+    ended = subprocess.run([*without(module), "top"], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"talkwire: `talkwire top` needs the module '{module}")
+    assert "pip install 'talkwire[cli]'" in ended.stderr
 
 
 @pytest.mark.parametrize("module", ["prompt_toolkit", "rich"])

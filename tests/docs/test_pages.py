@@ -146,7 +146,9 @@ def test_flags_that_the_pages_name_are_there() -> None:
         ["-m", "talkwire", "serve", "--help-engine"],
         ["-m", "talkwire", "ask", "--help"],
         ["-m", "talkwire", "ready", "--help"],
+        ["-m", "talkwire", "top", "--help"],
         ["benchmarks/capacity.py", "--help"],
+        ["benchmarks/metrics_cost.py", "--help"],
         ["benchmarks/proxied.py", "--help"],
     )
     told = "".join(run(sys.executable, *one).stdout for one in helps)

@@ -11,8 +11,10 @@ from time import sleep
 
 import pytest
 
+from scraping import Page
 from several import Several, alive, descendants, several
 from talkwire import Client, Regex, Stream, Unavailable
+from terminal import free_target
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="needs talkwire[cpu] or talkwire[gpu]"),
@@ -63,11 +65,16 @@ def engine(server: Several) -> int:
 
 
 def test_a_frontend_that_dies_leaves_the_engine_to_others(folder: Path) -> None:
-    """Another's stream goes on, a new one takes its place, and nobody's request holds a slot."""
-    with serving(folder) as server:
+    """Another's stream goes on, a new one takes its place, and nobody's request holds a slot.
+
+    vLLM's metrics are of all of them, and forget nothing of the one that died.
+    """
+    metrics = free_target()
+    with serving(folder, f"--metrics-port={metrics.partition(':')[2]}") as server:
         one, other = server.pids
         with server.client(one) as first, server.client(other) as second:
             assert ask(first) == ask(second)
+            before = Page(f"http://{metrics}/metrics")
             with endless(second) as lives, endless(first) as dies:
                 next(lives), next(dies)
                 os.kill(one, signal.SIGKILL)
@@ -78,6 +85,7 @@ def test_a_frontend_that_dies_leaves_the_engine_to_others(folder: Path) -> None:
                     assert third.ready(timeout=120)
                     # The engine has two slots, and the other stream has one of them.
                     assert ask(third).startswith("Paris")
+                    after = Page(f"http://{metrics}/metrics")
                 assert next(lives)
         server.server.signal(signal.SIGTERM)
         status, log = server.server.ends()
@@ -85,6 +93,12 @@ def test_a_frontend_that_dies_leaves_the_engine_to_others(folder: Path) -> None:
     assert status == 0
     assert "Traceback" not in log
     assert not [*folder.glob("talkwire-*")]
+    name, stop = "vllm:request_success_total", {"finished_reason": "stop"}
+    assert [page.value(name, **stop) for page in (before, after)] == [2, 3]
+    assert after.value("vllm:generation_tokens_total") > before.value(
+        "vllm:generation_tokens_total"
+    )
+    assert after.value("vllm:num_requests_running") in (1, 2)  # as one of them was told last
 
 
 def test_all_end_with_their_engine(folder: Path) -> None:

@@ -30,6 +30,7 @@ class _Command:
 _COMMANDS: Mapping[str, _Command] = {
     "chat": _Command("talk to a model in this terminal", "talkwire.cli.chat", _CLI),
     "ask": _Command("ask one question; for scripts and pipes", "talkwire.cli.ask", _CLI),
+    "top": _Command("show what servers do just now", "talkwire.cli.top", _CLI),
     "ready": _Command("tell whether a server serves", "talkwire.cli.ready", _CLI),
     "serve": _Command("serve a model", "talkwire_server.cli", _SERVER),
     "token": _Command("make a token for who calls", "talkwire_server.security.command", _SERVER),

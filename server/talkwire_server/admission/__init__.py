@@ -10,6 +10,6 @@ pace.py        estimates waits
 """
 
 from talkwire_server.admission.admission import Admission, request_id
-from talkwire_server.admission.gate import Bounds, Gate, LocalGate
+from talkwire_server.admission.gate import Bounds, Gate, LocalGate, State
 
-__all__ = ["Admission", "Bounds", "Gate", "LocalGate", "request_id"]
+__all__ = ["Admission", "Bounds", "Gate", "LocalGate", "State", "request_id"]

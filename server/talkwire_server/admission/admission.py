@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import estimates
-from talkwire_server.admission.gate import Bounds, Gate, LocalGate
+from talkwire_server.admission.gate import Bounds, Gate, LocalGate, State
 from talkwire_server.callers import Caller
 from talkwire_server.checks import REQUEST_ID, violations
 from talkwire_server.engine import Call, Engine
@@ -33,7 +33,7 @@ class Admission:
     ) -> None:
         bounds = Bounds.of(engine.capacity, settings)
         self._engine = engine
-        self._places = bounds.places
+        self._bounds = bounds
         self.room = bounds.places + bounds.queued  # for calls inside
         self._gate = gate or LocalGate(bounds, settings)
         self._inside = 0
@@ -50,6 +50,10 @@ class Admission:
     def waiting(self) -> int:
         """How many calls wait for a place."""
         return self._gate.waiting
+
+    def look(self) -> State:
+        """Say what there is to do just now."""
+        return State(self._bounds, self.running, self.waiting, self._refusal is None)
 
     def open(self) -> None:
         """Let calls in."""
@@ -137,8 +141,9 @@ class Admission:
         self._gate.refuse(refusal)
 
     def _too_many(self, request: pb.ChatRequest) -> Iterator[Violation]:
-        if request.n > self._places:
-            yield Violation("n", f"must be <= {self._places}, got {request.n}", "OUT_OF_RANGE")
+        most = self._bounds.places
+        if request.n > most:
+            yield Violation("n", f"must be <= {most}, got {request.n}", "OUT_OF_RANGE")
 
 
 def request_id(request: pb.ChatRequest, metadata_id: str) -> str:

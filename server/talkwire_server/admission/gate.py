@@ -37,6 +37,23 @@ class Bounds(NamedTuple):
         return cls(places, queued, Size(tokens, settings.max_queued_bytes))
 
 
+class State(NamedTuple):
+    """What a server does just now.
+
+    Attributes:
+        bounds: Of how much it may.
+        running: Chats that are answered.
+        waiting: Chats that wait for a place.
+        is_open: Whether chats are let in.
+
+    """
+
+    bounds: Bounds
+    running: int
+    waiting: int
+    is_open: bool
+
+
 class Gate(Protocol):
     """What lets calls in."""
 

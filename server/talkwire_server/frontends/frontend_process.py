@@ -25,6 +25,7 @@ class FrontendProcess:
         feel: Hears how its engine does; see `Core.feel`.
 
     Attributes:
+        pid: Its number among the machine's processes, from `start` on.
         ended: Set when the process is gone.
         status: The status with which it ended.
         lost: How many calls it had inside then.
@@ -35,6 +36,7 @@ class FrontendProcess:
         self, name: str, gate: Gate, desks: set[Desk], feel: Callable[[int, int], None]
     ) -> None:
         self.name = name
+        self.pid = 0
         self.ended = asyncio.Event()
         self.status: int | None = None
         self.lost = 0
@@ -55,6 +57,7 @@ class FrontendProcess:
         except asyncio.CancelledError:
             self._link.close()  # which ends it
             raise
+        self.pid = self._process.pid or 0
         self._receiving = asyncio.create_task(self._receive())
 
     @property

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_server.admission import Bounds, LocalGate
+from talkwire_server.admission import Bounds, LocalGate, State
 from talkwire_server.engine import Core, StartError
 from talkwire_server.errors import CallError
 from talkwire_server.frontends.desk import Desk
@@ -21,6 +21,7 @@ from talkwire_server.frontends.messages import Do
 from talkwire_server.frontends.port import Port
 from talkwire_server.settings import Settings
 from talkwire_server.steps import each, first
+from talkwire_server.telemetry import metrics_port
 
 log = logging.getLogger("talkwire")
 
@@ -42,7 +43,10 @@ class Supervisor:
         self.models: Sequence[pb.Model] = ()
         self._settings = settings
         self._core = core
-        self._gate = LocalGate(Bounds.of(core.capacity, settings), settings)
+        self._bounds = Bounds.of(core.capacity, settings)
+        self._gate = LocalGate(self._bounds, settings)
+        self._is_open = False
+        self.metrics = metrics_port(settings, self._look)
         self._desks = set[Desk]()
         self._port: Port | None = None
         self._frontends: dict[int, FrontendProcess] = {}
@@ -58,6 +62,8 @@ class Supervisor:
         """Take the port, and have all frontends open it."""
         self._port = Port(self._settings)
         self.address = self._settings.address(self._port.number)
+        if self.metrics:
+            await self.metrics.listen()
         count = self._settings.frontends
         # What bounds memory is shared among them.
         self._settings = replace(
@@ -73,6 +79,7 @@ class Supervisor:
         await first(self._load(), self._death())
         frontends = self._frontends.values()
         await each(*(_unless_ended(one, one.open()) for one in frontends))
+        self._is_open = True
         self._keepers = [asyncio.create_task(self._keep(number)) for number in self._frontends]
 
     async def unload(self) -> None:
@@ -106,6 +113,8 @@ class Supervisor:
                 frontend.kill()
         if self._port:
             self._port.close()
+        if self.metrics:
+            await self.metrics.close()
 
     async def _load(self) -> None:
         """Have the frontends load; those that end meanwhile are replaced when calls are let in.
@@ -145,6 +154,8 @@ class Supervisor:
             ended = self._frontends[number]
             await ended.ended.wait()
             log.error("%s ended with status %s", ended.name, ended.status)
+            if self.metrics:
+                self.metrics.forget(ended.pid)
             try:
                 frontend = await self._start(number)
                 await frontend.do("load", self._core.environment)
@@ -165,7 +176,11 @@ class Supervisor:
                 frontend.kill()
         await each(*(_have(one, step, seconds) for one in frontends if one.takes_calls))
 
+    def _look(self) -> State:
+        return State(self._bounds, self._gate.running, self._gate.waiting, self._is_open)
+
     def _let_go(self) -> None:
+        self._is_open = False
         for keeper in self._keepers:
             keeper.cancel()
 

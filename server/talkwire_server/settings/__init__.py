@@ -9,6 +9,7 @@ from talkwire_server.settings.limits import LimitSettings
 from talkwire_server.settings.listening import ListenSettings
 from talkwire_server.settings.logs import LogSettings
 from talkwire_server.settings.media import MediaSettings
+from talkwire_server.settings.metrics import MetricsSettings
 from talkwire_server.settings.model import ModelSettings
 from talkwire_server.settings.security import SecuritySettings
 from talkwire_server.settings.tracing import TracingSettings
@@ -25,6 +26,7 @@ class Settings(
     SecuritySettings,
     LogSettings,
     TracingSettings,
+    MetricsSettings,
 ):
     """How to serve."""
 

@@ -51,15 +51,20 @@ class ListenSettings(Group):
     @property
     def is_local(self) -> bool:
         """Whether this machine alone reaches the host."""
-        if self.host in ("", "localhost") or self.host.startswith("unix:"):  # "" is refused
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:  # a name
-            return False
+        return self.host.startswith("unix:") or is_loopback(self.host)
 
     def address(self, port: int) -> str:
         """Where to listen, or at another port, as gRPC spells it."""
         if self.host.startswith("unix:"):
             return self.host
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether this machine alone reaches a host."""
+    if host in ("", "localhost"):  # "" is refused
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
