@@ -86,7 +86,7 @@ async def alone() -> tuple[float, float, float]:
     handlers = plain, counting
     messages = [least(partial(one.response_serializer, message)) for one in handlers]
     rpcs = [least(partial(run, one.unary_stream, context)) for one in handlers]
-    entry = Entry("id", "ChatStream", "me", call=Call("id", "echo", pb.ChatRequest()))
+    entry = Entry("id", "ChatStream", "me", {}, call=Call("id", "echo", pb.ChatRequest()))
     last = pb.ChatStreamResponse(finish_reason=pb.FINISH_REASON_STOP, usage=pb.Usage())
     cast(Call, entry.call).close(last, first_token=0.1)
     chat = least(partial(ChatMetrics(()).end, entry))

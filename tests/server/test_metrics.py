@@ -317,7 +317,7 @@ def test_chats_are_counted_without_a_grpc_server() -> None:
     """What reads the journal needs no more than that, whatever carries the chats."""
     named = {"rpc": "Elsewhere", "code": "OK", "reason": ""}
     before = counted("talkwire_chats_total", **named)
-    with Journal([ChatMetrics(())]).entry("Elsewhere", "id", "me", None):
+    with Journal([ChatMetrics(())]).entry("Elsewhere", "id", "me", {}, None):
         pass
 
     assert counted("talkwire_chats_total", **named) == before + 1
