@@ -101,7 +101,7 @@ class ThreadCaller:
 
 
 @asynccontextmanager
-async def calling(kind: str, target: str, **options: Any) -> AsyncIterator[Any]:
+async def calling(kind: str, target: str | list[str], **options: Any) -> AsyncIterator[Any]:
     """Connect a client to a target for the length of the block: (a)sync, maybe "multiplexed"."""
     options = {"multiplex": "multiplexed" in kind, **options}
     if kind.startswith("async"):

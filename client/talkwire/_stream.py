@@ -58,6 +58,10 @@ class StreamBase:
         if self._held is not None:
             self._held.cancel()
 
+    def _exit(self) -> None:
+        self.cancel()
+        self._course.route.leave()
+
     def _bind(self) -> None:
         """Have the end of the incoming call cancel this one, now if it has ended."""
         ended = False

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from random import uniform
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +24,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 
 if TYPE_CHECKING:
     from talkwire._async import AsyncClient
+    from talkwire._replica_async import AsyncReplica
 
 
 class AsyncStream(StreamBase, AsyncIterator[Chunk]):
@@ -43,6 +43,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     ) -> None:
         super().__init__(course, reader, within)
         self._client = client
+        self._replica: AsyncReplica  # that has the call
 
     async def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
@@ -56,10 +57,8 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         For whoever reads the stream; others `await client.abort(stream.id)`.
         """
         self._course.resume = False
-        for _ in range(self._client._options.asked if self.id else 0):
-            if await self._client.abort(self.id):
-                break
-            await asyncio.sleep(uniform(0, 0.01))  # noqa: S311  # no secret; out of others' step
+        if self.id:
+            await self._client.abort(self.id)
         return await self.wait()
 
     async def __aenter__(self) -> Self:
@@ -69,7 +68,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             if not self._admitted(await self._call.initial_metadata()):
                 self._keep(await anext(self, None))
         except BaseException:
-            self.cancel()  # no block is entered that would do it
+            self._exit()  # no block is entered that would do it
             raise
         return self
 
@@ -79,7 +78,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.cancel()
+        self._exit()
 
     def __aiter__(self) -> Self:
         return self
@@ -95,14 +94,17 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         except (grpc.RpcError, asyncio.CancelledError) as error:
             delta = await self._go_on(self._failed(error))
         if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
+            self._course.route.end()
             raise StopAsyncIteration
         self._answer.add(delta)
         return Chunk(delta)
 
     async def _start(self) -> None:
-        arguments = self._course.arguments()
-        call = await self._client._connect(arguments, self.answer, self._hold)
-        self._call = self._client._chat_stream(self._course.request, **call)
+        course = self._course
+        self._replica, call = await self._client._replicas.connect(
+            course.route, course.arguments(), self.answer, self._hold
+        )
+        self._call = self._replica.chat_stream(course.request, **call)
         self._hold(self._call)
 
     async def _go_on(self, error: Error) -> Any:
@@ -114,7 +116,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
-                    await self._client.stub.Abort(abort, **self._course.arguments())
+                    await self._replica.stub.Abort(abort, **self._course.arguments())
                 await self._pause(pause)
                 await self._start()
                 delta = await self._call.read()
@@ -137,4 +139,4 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             raise cause
         if ended or self._cancelled.is_set():
             return from_cancel(self._client.target, self.answer)
-        return from_rpc(cause, self._client.target, self.answer)
+        return from_rpc(cause, self._replica.address, self.answer)

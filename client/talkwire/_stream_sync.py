@@ -1,8 +1,6 @@
 """An answer that is read piece by piece, blocking; `_stream_async.py` is its twin."""
 
 from collections.abc import Iterator
-from random import uniform
-from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +15,7 @@ from talkwire._stream import StreamBase
 from talkwire_proto.v1 import chat_pb2 as pb
 
 if TYPE_CHECKING:
+    from talkwire._replica_sync import Replica
     from talkwire._sync import Client
 
 
@@ -36,6 +35,7 @@ class Stream(StreamBase, Iterator[Chunk]):
     ) -> None:
         super().__init__(course, reader, within)
         self._client = client
+        self._replica: Replica  # that has the call
 
     def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
@@ -49,20 +49,18 @@ class Stream(StreamBase, Iterator[Chunk]):
         For whoever reads the stream; others call `client.abort(stream.id)`.
         """
         self._course.resume = False
-        for _ in range(self._client._options.asked if self.id else 0):
-            if self._client.abort(self.id):
-                break
-            sleep(uniform(0, 0.01))  # noqa: S311  # no secret; out of others' step
+        if self.id:
+            self._client.abort(self.id)
         return self.wait()
 
     def __enter__(self) -> Self:
         self._bind()
-        self._start()
         try:
+            self._start()
             if not self._admitted(self._call.initial_metadata()):
                 self._keep(next(self, None))
         except BaseException:
-            self.cancel()  # no block is entered that would do it
+            self._exit()  # no block is entered that would do it
             raise
         return self
 
@@ -72,7 +70,7 @@ class Stream(StreamBase, Iterator[Chunk]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.cancel()
+        self._exit()
 
     def __iter__(self) -> Self:
         return self
@@ -85,14 +83,20 @@ class Stream(StreamBase, Iterator[Chunk]):
             return chunk
         try:
             delta = next(self._call)
+        except StopIteration:
+            self._course.route.end()
+            raise
         except grpc.RpcError as error:
             delta = self._go_on(self._failed(error))
         self._answer.add(delta)
         return Chunk(delta)
 
     def _start(self) -> None:
-        call = self._client._connect(self._course.arguments(), self.answer, self._hold)
-        self._call = self._client._chat_stream(self._course.request, **call)
+        course = self._course
+        self._replica, call = self._client._replicas.connect(
+            course.route, course.arguments(), self.answer, self._hold
+        )
+        self._call = self._replica.chat_stream(course.request, **call)
         self._hold(self._call)
 
     def _go_on(self, error: Error) -> pb.ChatStreamResponse:
@@ -104,7 +108,7 @@ class Stream(StreamBase, Iterator[Chunk]):
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
-                    self._client.stub.Abort(abort, **self._course.arguments())
+                    self._replica.stub.Abort(abort, **self._course.arguments())
                 if self._cancelled.wait(pause):
                     raise from_cancel(self._client.target, self.answer)
                 self._start()
@@ -120,4 +124,4 @@ class Stream(StreamBase, Iterator[Chunk]):
     def _failed(self, cause: grpc.RpcError) -> Error:
         if self._cancelled.is_set():
             return from_cancel(self._client.target, self.answer)
-        return self._client._error(cause, self.answer)
+        return self._client._error(cause, self._replica, self.answer)
