@@ -218,7 +218,9 @@ def resolve(
 
     """
     env = {k.removeprefix("TALKWIRE_"): v for k, v in os.environ.items() if v}
-    target = _joined(target or env.get("TARGET") or "localhost:50051")
+    if target is None or target == "":
+        target = env.get("TARGET") or "localhost:50051"
+    target = _joined(target)
     token = token or env.get("TOKEN")
     files = TLS(env.get("CA_FILE"), env.get("CERT_FILE"), env.get("KEY_FILE"))
     if tls is None:
@@ -255,14 +257,19 @@ def host_port(name: str) -> tuple[str, int]:
 
 
 def _joined(target: str | Sequence[str]) -> str:
-    """Write targets as one."""
-    if isinstance(target, str):
-        return target
-    joined = ",".join(target)
-    if "" in target or len(joined.split(",")) > len(target) or (DNS in joined and len(target) > 1):
-        msg = f"target={target!r}: each must be one server, such as host:port"
+    """Write targets as one. Raises ValueError where each is not one server."""
+    given = [target] if isinstance(target, str) else [*target]
+    listed = split(target) if isinstance(target, str) else given
+    faults = [
+        *(f"{one!r} is not one server" for one in listed if not one or "," in one),
+        *(f"{one!r} is there twice" for one in {*listed} if listed.count(one) > 1),
+        *(f"{one!r} must be alone" for one in listed if one.startswith(DNS) and len(listed) > 1),
+        *(["there is none"] if not listed else ()),
+    ]
+    if faults:
+        msg = f"target={target!r}: {', '.join(faults)}"
         raise ValueError(msg)
-    return joined
+    return ",".join(given)
 
 
 def _is_local(target: str) -> bool:

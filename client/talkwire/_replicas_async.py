@@ -117,9 +117,10 @@ class AsyncReplicas(Balancer[AsyncReplica]):
                 self._meet(targets(await loop.getaddrinfo(host, port, type=SOCK_STREAM)))
             except OSError as error:
                 self._no_address = f"{host}: {error}"
-            for gone in [one for one in self._watches if one not in self.places and not one.calls]:
-                self._watches.pop(gone).cancel()
-                await gone.close()
+            left = [one for one in {*self._watches}.difference(self.places) if not one.calls]
+            for replica in left:
+                self._watches.pop(replica).cancel()
+                await replica.close()
             await asyncio.sleep(LOOKUP if self.places else AGAIN)
 
     def _meet(self, addresses: list[str]) -> None:

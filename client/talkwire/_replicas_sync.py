@@ -4,9 +4,9 @@ Where there are several, it looks up the name that they have and watches their h
 first call on.
 """
 
+import socket
 from collections.abc import Callable
 from contextlib import suppress
-from socket import SOCK_STREAM, getaddrinfo
 from threading import Event, Thread
 from time import monotonic
 from typing import Any
@@ -23,11 +23,11 @@ from talkwire._replica_sync import Replica
 Hold = Callable[[Any], None]
 
 
-class Cancelled(Exception):
+class _Cancelled(Exception):
     """The wait was cancelled."""
 
 
-class Waiting(Event):
+class _Waiting(Event):
     """A wait that can be cancelled."""
 
     cancelled = False
@@ -74,7 +74,7 @@ class Replicas(Balancer[Replica]):
         except TimeoutError:
             cause = self.places[0].cause() if self.places else self._no_address
             raise no_connection(options.target, seconds, cause, partial) from None
-        except (Cancelled, grpc.FutureCancelledError):
+        except (_Cancelled, grpc.FutureCancelledError):
             raise from_cancel(options.target, partial) from None
         return replica, less(call, monotonic() - begin)
 
@@ -86,7 +86,7 @@ class Replicas(Balancer[Replica]):
 
         """
         self._begin()
-        end, changed = monotonic() + seconds, Waiting()
+        end, changed = monotonic() + seconds, _Waiting()
         hold(changed)
         with self.waking(changed.set):
             while pause := self.pause(blindly=blindly):
@@ -95,7 +95,7 @@ class Replicas(Balancer[Replica]):
                     raise TimeoutError
                 changed.wait(min(pause, left))
                 if changed.cancelled:
-                    raise Cancelled
+                    raise _Cancelled
                 changed.clear()
 
     def known(self, seconds: float) -> None:
@@ -124,20 +124,23 @@ class Replicas(Balancer[Replica]):
         """Have the servers be those of a name."""
         while not self._closed.is_set():
             try:
-                self._meet(targets(getaddrinfo(host, port, type=SOCK_STREAM)))
+                self._meet(targets(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
             except OSError as error:
                 self._no_address = f"{host}: {error}"
-            for gone in [one for one in self._watches if one not in self.places and not one.calls]:
-                self._watches.discard(gone)
-                gone.close()
+            with self.lock:
+                left = [one for one in self._watches.difference(self.places) if not one.calls]
+                self._watches.difference_update(left)
+            for replica in left:
+                replica.close()
             self._closed.wait(LOOKUP if self.places else AGAIN)
 
     def _meet(self, addresses: list[str]) -> None:
         self.know(addresses, lambda address: Replica(self._options, address, None))
-        for replica in self.places:
-            if replica not in self._watches:
-                self._watches.add(replica)
-                _thread(self._watch, replica)
+        with self.lock:
+            new = [one for one in self.places if one not in self._watches]
+            self._watches.update(new)
+        for replica in new:
+            _thread(self._watch, replica)
 
     def _watch(self, replica: Replica) -> None:
         """Keep what is known of a server's health up to date."""

@@ -40,7 +40,7 @@ async def test_answers_of_vllm_go_on_elsewhere(vllm: RunningServer, table: Table
         target = await asyncio.to_thread(lambda: first.target)
         async with (
             AsyncClient(
-                f"ipv4:{target},{vllm.target}", temperature=0, max_tokens=48, resume=True
+                [target, vllm.target], balance="first", temperature=0, max_tokens=48, resume=True
             ) as client,
             asyncio.TaskGroup() as group,
         ):
