@@ -214,7 +214,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel, AsyncReplicas]):
 
     @property
     def _any(self) -> AsyncReplica:
-        if one := self._replicas.any():
+        if one := self._replicas.one():
             return one
         raise no_connection(self.target, 0, "its addresses are not known yet")
 

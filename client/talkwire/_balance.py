@@ -134,7 +134,7 @@ class Balancer(Generic[P]):
                 fresh = [place for place in able if place is not route.place] or able
             return route.go(self._choose(fresh, route.session))
 
-    def any(self) -> P | None:
+    def one(self) -> P | None:
         """Choose one for what is not counted; None where no address is known."""
         route: Route[P] = Route(self)
         place = self.take(route, blindly=True)

@@ -26,6 +26,8 @@ Hold = Callable[[Any], None]
 class AsyncReplicas(Balancer[AsyncReplica]):
     """See `Balancer` for who gets a call."""
 
+    _kind: type[AsyncReplica] = AsyncReplica
+
     def __init__(self, options: Options, channel: grpc.aio.Channel | None) -> None:
         super().__init__(options.balance or "round_robin", options.retry, chooses=options.several)
         self._options = options
@@ -33,7 +35,7 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         self._looking: asyncio.Task[None] | None = None
         self._no_address: str | None = None
         if not options.several:
-            self.know(options.addresses, lambda address: AsyncReplica(options, address, channel))
+            self.know(options.addresses, lambda address: self._kind(options, address, channel))
 
     async def connect(
         self,
@@ -124,7 +126,7 @@ class AsyncReplicas(Balancer[AsyncReplica]):
             await asyncio.sleep(LOOKUP if self.places else AGAIN)
 
     def _meet(self, addresses: list[str]) -> None:
-        self.know(addresses, lambda address: AsyncReplica(self._options, address, None))
+        self.know(addresses, lambda address: self._kind(self._options, address, None))
         for replica in self.places:
             if replica not in self._watches:
                 self._watches[replica] = asyncio.create_task(self._watch(replica))

@@ -41,6 +41,8 @@ class _Waiting(Event):
 class Replicas(Balancer[Replica]):
     """See `Balancer` for who gets a call."""
 
+    _kind: type[Replica] = Replica
+
     def __init__(self, options: Options, channel: grpc.Channel | None) -> None:
         super().__init__(options.balance or "round_robin", options.retry, chooses=options.several)
         self._options = options
@@ -49,7 +51,7 @@ class Replicas(Balancer[Replica]):
         self._closed = Event()
         self._no_address: str | None = None
         if not options.several:
-            self.know(options.addresses, lambda address: Replica(options, address, channel))
+            self.know(options.addresses, lambda address: self._kind(options, address, channel))
 
     def connect(
         self,
@@ -135,7 +137,7 @@ class Replicas(Balancer[Replica]):
             self._closed.wait(LOOKUP if self.places else AGAIN)
 
     def _meet(self, addresses: list[str]) -> None:
-        self.know(addresses, lambda address: Replica(self._options, address, None))
+        self.know(addresses, lambda address: self._kind(self._options, address, None))
         with self.lock:
             new = [one for one in self.places if one not in self._watches]
             self._watches.update(new)

@@ -213,7 +213,7 @@ class Client(ClientBase[grpc.Channel, Replicas]):
 
     @property
     def _any(self) -> Replica:
-        if one := self._replicas.any():
+        if one := self._replicas.one():
             return one
         raise no_connection(self.target, 0, "its addresses are not known yet")
 

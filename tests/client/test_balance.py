@@ -14,11 +14,12 @@ from talkwire._options import Balance
 from talkwire_proto.v1 import chat_pb2 as pb
 
 Code = grpc.StatusCode
+RETRY = Retry()
 SESSIONS = [f"session {i}" for i in range(3000)]
 
 
 def balancer(
-    balance: Balance = "round_robin", addresses: str = "abc", retry: Retry | None = Retry()
+    balance: Balance = "round_robin", addresses: str = "abc", retry: Retry | None = RETRY
 ) -> Balancer[Place]:
     made: Balancer[Place] = Balancer(balance, retry, chooses=True)
     made.know(addresses, lambda address: Place(address, serves=True))
@@ -189,7 +190,7 @@ def request(query: str = "", /, **options: Any) -> pb.ChatRequest:
 
 
 def test_all_turns_of_a_conversation_have_one_name() -> None:
-    """And so have those that begin alike; a name is no longer than it need be, and tells nothing."""
+    """And so have those that begin alike; a name has 32 characters, however much was said."""
     first = session_of(request("hi", system="s"))
     said = [{"role": "user", "text": "hi"}, {"role": "assistant", "text": "Hello"}]
 
