@@ -1,7 +1,7 @@
 """The asyncio client; `_sync.py` is its twin. A client belongs to one event loop."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -146,11 +146,13 @@ class AsyncClient(ClientBase[grpc.aio.Channel, AsyncReplicas]):
         Return whether a server had it running: of several all are asked. Raises `Error`, but not
         for some that cannot be reached.
         """
+        request = pb.AbortRequest(id=request_id)
         if not self._replicas.chooses:
-            request = pb.AbortRequest(id=request_id)
             return (await self._ask(lambda at: at.stub.Abort, request, self._call())).found
         await self._replicas.known(self._options.connect_wait(None))
-        return await self._abort(request_id, self._replicas.places)
+        replicas = self._replicas.places or [self._any]  # which says that there is none
+        asking = [replica.stub.Abort(request, **self._call()) for replica in replicas]
+        return found(await asyncio.gather(*asking, return_exceptions=True), self.target)
 
     async def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
@@ -217,11 +219,6 @@ class AsyncClient(ClientBase[grpc.aio.Channel, AsyncReplicas]):
         if one := self._replicas.one():
             return one
         raise no_connection(self.target, 0, "its addresses are not known yet")
-
-    async def _abort(self, request_id: str, replicas: Sequence[AsyncReplica]) -> bool:
-        request, call = pb.AbortRequest(id=request_id), self._call()
-        asking = (replica.stub.Abort(request, **call) for replica in replicas)
-        return found(await asyncio.gather(*asking, return_exceptions=True), self.target)
 
     async def _ask(
         self,

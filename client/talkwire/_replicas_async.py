@@ -32,10 +32,10 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         super().__init__(options.balance or "round_robin", options.retry, chooses=options.several)
         self._options = options
         self._watches: dict[AsyncReplica, asyncio.Task[None]] = {}
+        self._begun = False
         self._looking: asyncio.Task[None] | None = None
         self._no_address: str | None = None
-        if not options.several:
-            self.know(options.addresses, lambda address: self._kind(options, address, channel))
+        self.know(options.addresses, lambda address: self._kind(options, address, channel))
 
     async def connect(
         self,
@@ -53,8 +53,11 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         seconds = options.connect_wait(call["timeout"])
         blindly = not options.wait_for_ready or call["timeout"] == 0
         try:
-            while self.pause(blindly=blindly) or not (replica := self.take(route, blindly=blindly)):
-                await self.ready(begin + seconds - monotonic(), hold, blindly=blindly)
+            while True:
+                if self.pause(blindly=blindly):
+                    await self.ready(begin + seconds - monotonic(), hold, blindly=blindly)
+                if replica := self.take(route, blindly=blindly):
+                    break
             if not self.chooses and not blindly:
                 await replica.connect(seconds, hold)
         except TimeoutError:
@@ -80,7 +83,9 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         with self.waking(changed.set):
             while pause := self.pause(blindly=blindly):
                 left = end - monotonic()
-                if left <= 0 and not self.serving:
+                if left <= 0:
+                    if self.serving:
+                        return
                     raise TimeoutError
                 waiting = asyncio.ensure_future(changed.wait())
                 hold(waiting)
@@ -105,18 +110,20 @@ class AsyncReplicas(Balancer[AsyncReplica]):
             await replica.close()
 
     def _begin(self) -> None:
-        if self.chooses and not self._watches and not self._looking:
+        if self.chooses and not self._begun:
+            self._watch_all()
+            self._begun = True
             if self._options.name:
                 self._looking = asyncio.create_task(self._look_up(*host_port(self._options.name)))
-            else:
-                self._meet(self._options.addresses)
 
     async def _look_up(self, host: str, port: int) -> None:
         """Have the servers be those of a name."""
         loop = asyncio.get_running_loop()
         while True:
             try:
-                self._meet(targets(await loop.getaddrinfo(host, port, type=SOCK_STREAM)))
+                found = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
+                self.know(targets(found), lambda one: self._kind(self._options, one, None))
+                self._watch_all()
             except OSError as error:
                 self._no_address = f"{host}: {error}"
             left = [one for one in {*self._watches}.difference(self.places) if not one.calls]
@@ -125,10 +132,10 @@ class AsyncReplicas(Balancer[AsyncReplica]):
                 await replica.close()
             await asyncio.sleep(LOOKUP if self.places else AGAIN)
 
-    def _meet(self, addresses: list[str]) -> None:
-        self.know(addresses, lambda address: self._kind(self._options, address, None))
+    def _watch_all(self) -> None:
         for replica in self.places:
             if replica not in self._watches:
+                _ = replica.channel  # fails here if certificates cannot be read: somebody waits
                 self._watches[replica] = asyncio.create_task(self._watch(replica))
 
     async def _watch(self, replica: AsyncReplica) -> None:

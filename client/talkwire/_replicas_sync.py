@@ -50,8 +50,7 @@ class Replicas(Balancer[Replica]):
         self._begun = False
         self._closed = Event()
         self._no_address: str | None = None
-        if not options.several:
-            self.know(options.addresses, lambda address: self._kind(options, address, channel))
+        self.know(options.addresses, lambda address: self._kind(options, address, channel))
 
     def connect(
         self,
@@ -69,8 +68,11 @@ class Replicas(Balancer[Replica]):
         seconds = options.connect_wait(call["timeout"])
         blindly = not options.wait_for_ready or call["timeout"] == 0
         try:
-            while self.pause(blindly=blindly) or not (replica := self.take(route, blindly=blindly)):
-                self.ready(begin + seconds - monotonic(), hold, blindly=blindly)
+            while True:
+                if self.pause(blindly=blindly):
+                    self.ready(begin + seconds - monotonic(), hold, blindly=blindly)
+                if replica := self.take(route, blindly=blindly):
+                    break
             if not self.chooses and not blindly:
                 replica.connect(seconds, hold)
         except TimeoutError:
@@ -93,7 +95,9 @@ class Replicas(Balancer[Replica]):
         with self.waking(changed.set):
             while pause := self.pause(blindly=blindly):
                 left = end - monotonic()
-                if left <= 0 and not self.serving:
+                if left <= 0:
+                    if self.serving:
+                        return
                     raise TimeoutError
                 changed.wait(min(pause, left))
                 if changed.cancelled:
@@ -114,19 +118,20 @@ class Replicas(Balancer[Replica]):
             replica.close()
 
     def _begin(self) -> None:
-        with self.lock:
-            begun, self._begun = self._begun, True
-        if self.chooses and not begun:
-            if self._options.name:
+        if self.chooses and not self._begun:
+            self._watch_all()
+            with self.lock:
+                begun, self._begun = self._begun, True
+            if self._options.name and not begun:
                 _thread(self._look_up, *host_port(self._options.name))
-            else:
-                self._meet(self._options.addresses)
 
     def _look_up(self, host: str, port: int) -> None:
         """Have the servers be those of a name."""
         while not self._closed.is_set():
             try:
-                self._meet(targets(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                self.know(targets(found), lambda one: self._kind(self._options, one, None))
+                self._watch_all()
             except OSError as error:
                 self._no_address = f"{host}: {error}"
             with self.lock:
@@ -136,10 +141,11 @@ class Replicas(Balancer[Replica]):
                 replica.close()
             self._closed.wait(LOOKUP if self.places else AGAIN)
 
-    def _meet(self, addresses: list[str]) -> None:
-        self.know(addresses, lambda address: self._kind(self._options, address, None))
+    def _watch_all(self) -> None:
         with self.lock:
             new = [one for one in self.places if one not in self._watches]
+            for replica in new:
+                _ = replica.channel  # fails here if certificates cannot be read: somebody waits
             self._watches.update(new)
         for replica in new:
             _thread(self._watch, replica)

@@ -1,6 +1,6 @@
 """The blocking client; `_async.py` is its twin. A client may be shared by threads."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any, Self, TypeVar, Unpack
@@ -144,11 +144,13 @@ class Client(ClientBase[grpc.Channel, Replicas]):
         Return whether a server had it running: of several all are asked. Raises `Error`, but not
         for some that cannot be reached.
         """
+        request = pb.AbortRequest(id=request_id)
         if not self._replicas.chooses:
-            request = pb.AbortRequest(id=request_id)
             return self._ask(lambda at: at.stub.Abort, request, self._call()).found
         self._replicas.known(self._options.connect_wait(None))
-        return self._abort(request_id, self._replicas.places)
+        replicas = self._replicas.places or [self._any]  # which says that there is none
+        asking = [replica.stub.Abort.future(request, **self._call()) for replica in replicas]
+        return found([_told(one) for one in asking], self.target)
 
     def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
@@ -216,11 +218,6 @@ class Client(ClientBase[grpc.Channel, Replicas]):
         if one := self._replicas.one():
             return one
         raise no_connection(self.target, 0, "its addresses are not known yet")
-
-    def _abort(self, request_id: str, replicas: Sequence[Replica]) -> bool:
-        request, call = pb.AbortRequest(id=request_id), self._call()
-        asking = [replica.stub.Abort.future(request, **call) for replica in replicas]
-        return found([_told(one) for one in asking], self.target)
 
     def _ask(
         self,

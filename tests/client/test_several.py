@@ -402,8 +402,18 @@ async def test_a_name_stands_for_its_addresses(kind: str) -> None:
 async def test_a_name_that_is_none(kind: str) -> None:
     """The failure says so."""
     async with calling(kind, "dns:///nowhere.invalid:1", connect_timeout=0.5) as caller:
-        with pytest.raises(talkwire.ConnectError, match=r"nowhere\.invalid: "):
-            await caller.chat("x")
+        for asking in (caller.chat("x"), caller.call("abort", "x")):
+            with pytest.raises(talkwire.ConnectError, match=r"nowhere\.invalid"):
+                await asking
+
+
+async def test_certificates_that_cannot_be_read(kind: str) -> None:
+    """That is said at once, as of one server."""
+    files = talkwire.TLS("missing.pem")
+    async with calling(kind, ["127.0.0.1:1", "127.0.0.1:2"], tls=files) as caller:
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                await caller.chat("x")
 
 
 async def test_a_certificate_of_the_name_is_enough(
