@@ -112,6 +112,14 @@ async def calling(kind: str, target: str | list[str], **options: Any) -> AsyncIt
             yield ThreadCaller(sync_client)
 
 
+async def sees(caller: Any, number: int) -> None:
+    """Wait until a client of several servers sees so many that serve."""
+    await caller.call("ready", 60)
+    async with asyncio.timeout(60):
+        while len(caller.client._replicas.serving) != number:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.005)
+
+
 M = TypeVar("M", bound=Message)
 
 

@@ -17,7 +17,7 @@ import talkwire
 from credentials import TokenFile
 from multiplexing import Multiplexing
 from processes import launched
-from support import RunningServer, calling, running
+from support import RunningServer, calling, running, sees
 from talkwire import Client, Retry
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
@@ -58,6 +58,13 @@ async def streams(caller: Any, number: int, **options: Any) -> AsyncIterator[lis
     async with AsyncExitStack() as stack:
         entering = stack.enter_async_context
         yield [await entering(caller.stream(LONG, **options)) for _ in range(number)]
+
+
+@asynccontextmanager
+async def seen(caller: Any, number: int) -> AsyncIterator[None]:
+    """Wait until a client sees so many servers."""
+    await sees(caller, number)
+    yield
 
 
 async def test_streams_share_one_call(slow_client: Any, slow_echo: RunningServer) -> None:
@@ -144,6 +151,7 @@ async def test_a_leaving_server_takes_no_more(kind: str) -> None:
         targets = [leaving.target, other.target]
         async with (
             calling(kind, targets, balance="first") as caller,
+            seen(caller, 2),
             caller.stream("word " * 50) as stream,
         ):
             assert leaving.engine.unfinished == 1
@@ -160,6 +168,7 @@ async def test_each_server_has_as_many_calls(kind: str) -> None:
         running(EchoEngine(["echo"], "", 0.02)) as a,
         running(EchoEngine(["echo"], "", 0.02)) as b,
         calling(kind, [a.target, b.target], multiplex=2, balance="least_requests") as caller,
+        seen(caller, 2),
         streams(caller, 8),
     ):
         assert (carriers(a.server), carriers(b.server)) == (2, 2)

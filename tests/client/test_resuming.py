@@ -15,7 +15,7 @@ import talkwire
 from fault_table import Table
 from multiplexing import Multiplexing
 from processes import launched
-from support import RunningServer, calling
+from support import RunningServer, calling, sees
 from talkwire import Answer, _resume
 from talkwire._balance import Balancer, Route
 from talkwire._resume import TRIES, Course
@@ -119,6 +119,7 @@ async def test_no_answer_is_lost_with_a_replica(
         launched("--served-model-name=b") as b,
     ):
         async with calling(kind, [a.target, b.target], balance=balance, resume=True) as caller:
+            await sees(caller, 2)
             begun = asyncio.Barrier(STREAMS + 1)
 
             async def ask(i: int) -> tuple[str, Answer, int]:

@@ -18,7 +18,7 @@ import talkwire
 from certificates import Authority
 from multiplexing import Multiplexing
 from processes import ServerProcess, launched
-from support import calling, running
+from support import calling, running, sees
 from talkwire import _replicas_async, _replicas_sync
 from talkwire._balance import session_of
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -45,16 +45,8 @@ async def client(kind: str, *servers: ServerProcess, **options: Any) -> AsyncIte
     """Connect a client to all of some servers."""
     targets = await asyncio.to_thread(lambda: [server.target for server in servers])
     async with calling(kind, targets, **options) as caller:
-        await caller.call("ready", 60)
-        await until(caller, len(servers))
+        await sees(caller, len(servers))
         yield caller
-
-
-async def until(caller: Any, number: int) -> None:
-    """Wait until a client sees so many servers that serve."""
-    async with asyncio.timeout(60):
-        while len(caller.client._replicas.serving) != number:  # noqa: ASYNC110  # it tells nobody
-            await asyncio.sleep(0.005)
 
 
 async def answered(caller: Any, query: str = "hi", **options: Any) -> str:
@@ -210,8 +202,7 @@ async def test_where_all_are_full_it_is_tried_again(kind: str) -> None:
         caller = await stack.enter_async_context(calling(kind, targets, retry=many))
         never = await stack.enter_async_context(calling(kind, targets, retry=None))
         for one in (caller, never):
-            await one.call("ready", 60)
-            await until(one, 2)
+            await sees(one, 2)
         async with streams(caller, 2) as begun:
             with pytest.raises(talkwire.Overloaded):
                 await never.chat("hi")
@@ -260,13 +251,12 @@ async def test_a_server_that_comes_back_is_used(kind: str, three: list[ServerPro
         running(EchoEngine(["y"], "", 0)) as two,
         calling(kind, [one.target, two.target]) as caller,
     ):
-        await caller.call("ready", 60)
-        await until(caller, 2)
+        await sees(caller, 2)
         await two.server.unload()
-        await until(caller, 1)
+        await sees(caller, 1)
         assert {(await caller.chat("hi")).model for _ in range(4)} == {"x"}
         await two.server.load()
-        await until(caller, 2)
+        await sees(caller, 2)
         assert {(await caller.chat("hi")).model for _ in range(4)} == {"x", "y"}
 
 
@@ -450,8 +440,7 @@ async def test_a_name_gets_other_addresses(
     async with calling(kind, "dns:///name.invalid:1") as caller:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "getaddrinfo", found)
-            await caller.call("ready", 60)
-            await until(caller, 2)
+            await sees(caller, 2)
             assert {await answered(caller) for _ in range(4)} == {"a", "b"}
             (session,) = await sessions_at(caller, "a", 1)
             async with caller.stream("word " * 50, sticky=session) as stream:
@@ -460,7 +449,7 @@ async def test_a_name_gets_other_addresses(
                 watches = caller.client._replicas._watches
                 while len(watches) != 3:  # noqa: ASYNC110  # it tells nobody
                     await asyncio.sleep(0.01)
-                await until(caller, 2)
+                await sees(caller, 2)
                 assert {await answered(caller) for _ in range(4)} == {"b", "c"}
                 assert (await stream.wait()).text == "word " * 50
             async with asyncio.timeout(60):
