@@ -73,6 +73,7 @@ class Course:
             Error: What was given: no call may follow, or none in time.
 
         """
+        self.route.leave()
         again = None if id else self.route.again(error)
         if again is not None and monotonic() + again < self._end:
             return again
