@@ -12,7 +12,11 @@ from load.report import LOST, RAW, Result, losses, ranged
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PAGES = {"README.md": ["engines-h100"], "docs/performance.md": []}
+PAGES = {
+    "README.md": ["engines-h100"],
+    "docs/balancing.md": ["stickiness-cpu"],
+    "docs/performance.md": [],
+}
 """Pages, and the results on them; none: all."""
 BEGIN, END = "<!-- made by benchmarks/tables.py -->", "<!-- end -->"
 
