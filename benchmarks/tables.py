@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 PAGES = {
     "README.md": ["engines-h100"],
+    "docs/balancing.md": ["stickiness-cpu"],
     "docs/performance.md": [],
     "docs/capacity.md": ["capacity"],
 }

@@ -101,7 +101,7 @@ class ThreadCaller:
 
 
 @asynccontextmanager
-async def calling(kind: str, target: str, **options: Any) -> AsyncIterator[Any]:
+async def calling(kind: str, target: str | list[str], **options: Any) -> AsyncIterator[Any]:
     """Connect a client to a target for the length of the block: (a)sync, maybe "multiplexed"."""
     options = {"multiplex": "multiplexed" in kind, **options}
     if kind.startswith("async"):
@@ -110,6 +110,14 @@ async def calling(kind: str, target: str, **options: Any) -> AsyncIterator[Any]:
     else:
         with Client(target, **options) as sync_client:
             yield ThreadCaller(sync_client)
+
+
+async def sees(caller: Any, number: int) -> None:
+    """Wait until a client of several servers sees so many that serve."""
+    await caller.call("ready", 60)
+    async with asyncio.timeout(60):
+        while len(caller.client._replicas.serving) != number:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.005)
 
 
 M = TypeVar("M", bound=Message)

@@ -17,6 +17,8 @@ from load.measure import Measurement, Plan
 from load.report import Result, losses
 from processes import ROOT, run
 from prometheus import needs_prometheus
+from stickiness import Turn
+from stickiness import figures as stickiness
 from tables import BEGIN, END, PAGES, tables
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -132,7 +134,7 @@ def test_the_pages_have_the_tables_of_the_results() -> None:
     """What README and docs say of speed is made from the committed results."""
     for name, results in PAGES.items():
         made = tables(results)
-        assert "tok/s" in made
+        assert "| --- |" in made
         assert f"{BEGIN}\n{made}\n{END}" in (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -171,6 +173,29 @@ def test_what_metrics_cost_is_measured() -> None:
         "a",
         "alone:",
     ]
+
+
+def test_stickiness_is_measured_in_each_way() -> None:
+    """Each turn counts, with its prompt, and its first text; the echo engine caches nothing."""
+    few = ("--model=echo", "--conversations=3", "--turns=2", "--repeats=1")
+    done = run(sys.executable, BENCHMARKS / "stickiness.py", *few)
+    assert done.returncode == 0, done.stderr
+
+    _, *rows = (line.split() for line in done.stdout.splitlines())
+    assert [row[0] for row in rows] == ["round_robin", "least_requests", "sticky"]
+    for _, turns, tokens, cached, *ttft in rows:
+        assert (float(turns), float(cached)) == (6, 0)
+        assert float(tokens) > 0
+        assert all(float(ms) > 0 for ms in ttft)
+
+
+def test_hits_are_of_all_tokens() -> None:
+    """A long prompt counts for more than a short one; a wait is of the middle turn."""
+    turns = [Turn(prompt=300, cached=0, ttft=0.3), Turn(100, 100, 0.1), Turn(100, 100, 0.2)]
+    told = stickiness(turns)
+
+    assert told["cached_percent"] == 40
+    assert told["ttft_p50_ms"] == pytest.approx(200)
 
 
 def test_cancels_are_measured_in_both_ways() -> None:

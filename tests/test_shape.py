@@ -73,7 +73,7 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     return text
 
 
-@pytest.mark.parametrize("kind", ["Client", "Stream", "Conversation"])
+@pytest.mark.parametrize("kind", ["Client", "Stream", "Conversation", "Replica", "Replicas"])
 def test_twins_have_the_same_methods(kind: str) -> None:
     """What one client can do, the other can, with the same arguments, defaults and results."""
     file = "" if kind == "Client" else f"_{kind.lower()}"

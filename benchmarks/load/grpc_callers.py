@@ -9,6 +9,8 @@ import grpc
 
 from load.chats import Chats, Reply
 from talkwire import AsyncClient
+from talkwire._replica_async import AsyncReplica
+from talkwire._replicas_async import AsyncReplicas
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 
@@ -41,13 +43,32 @@ class CountingChannel:
         return {**options, "response_deserializer": count}
 
 
-class CountingClient(AsyncClient):
-    """A client that counts on all of its channels."""
+class CountingReplica(AsyncReplica):
+    """A server of a client that counts on all of its channels."""
 
     messages = 0
 
     def _open(self, *, anew: bool) -> Any:
         return CountingChannel(super()._open(anew=anew), self)
+
+
+class CountingReplicas(AsyncReplicas):
+    """All of them."""
+
+    _kind = CountingReplica
+
+
+class CountingClient(AsyncClient):
+    """A client that counts."""
+
+    _gather = CountingReplicas
+
+    @property
+    def messages(self) -> int:
+        """How many came."""
+        return sum(
+            one.messages for one in self._replicas.places if isinstance(one, CountingReplica)
+        )
 
 
 class GrpcCaller:

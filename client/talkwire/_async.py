@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import cached_property
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -10,40 +10,35 @@ import grpc
 from google.protobuf.message import Message
 
 from talkwire._answer import Answer
-from talkwire._base import ClientBase, less
-from talkwire._carrier import Way
+from talkwire._balance import Route
+from talkwire._base import ClientBase
 from talkwire._conversation_async import AsyncConversation
-from talkwire._errors import (
-    from_cancel,
-    from_rpc,
-    no_connection,
-    task_is_cancelled,
-    unheard,
-    why,
-)
-from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
+from talkwire._errors import found, from_cancel, from_rpc, no_connection, task_is_cancelled
+from talkwire._foreign import SERVING
 from talkwire._messages import MessageLike, Query
-from talkwire._multiplex_async import AsyncMultiplexer
-from talkwire._options import Incoming
+from talkwire._options import Incoming, less
 from talkwire._output import reader
+from talkwire._replica_async import AsyncReplica
+from talkwire._replicas_async import AsyncReplicas
 from talkwire._request import CallOptions, ChatOptions
 from talkwire._spans import Asking
 from talkwire._stream_async import AsyncStream
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
 if TYPE_CHECKING:
-    from talkwire_proto.v1.chat_pb2_grpc import ChatServiceAsyncStub, ModelServiceAsyncStub
+    from talkwire_proto.v1.chat_pb2_grpc import ChatServiceAsyncStub
 
 Response = TypeVar("Response")
 
 
-class AsyncClient(ClientBase[grpc.aio.Channel]):
+class AsyncClient(ClientBase[grpc.aio.Channel, AsyncReplicas]):
     """Chats with a talkwire server. See `ClientBase` for its arguments.
 
     async with AsyncClient("localhost:50051") as client:
         print(await client.chat("What is the capital of France?"))
     """
+
+    _gather = AsyncReplicas
 
     async def chat(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
@@ -65,6 +60,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         begun: Answer | None = None,
         resume: bool | None = None,
         within: Incoming | None = None,
+        sticky: bool | str | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
@@ -81,12 +77,14 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
                 begun=begun,
                 resume=resume,
                 within=within,
+                sticky=sticky,
             ) as stream:
                 return await stream.wait()
         read = reader(output, request).whole
+        session = self._session(request, sticky)
         with Asking(self._options, request) as asking:
-            call = self._call(timeout, metadata, trace=asking.headers)
-            asking.response = await self._ask(self.stub.Chat, request, call)
+            call = self._call(timeout, metadata, trace=asking.headers, session=session)
+            asking.response = await self._ask(lambda at: at.stub.Chat, request, call, session)
         return Answer(asking.response, read)
 
     def send_stream(
@@ -99,13 +97,14 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         begun: Answer | None = None,
         resume: bool | None = None,
         within: Incoming | None = None,
+        sticky: bool | str | None = None,
     ) -> AsyncStream:
         """Send a request of your own making, and get the answer piece by piece.
 
         `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
         request's continuation goes on with, if both shall be one; for the others see `CallOptions`.
         """
-        course = self._course(request, timeout, metadata, begun, resume, within)
+        course = self._course(request, timeout, metadata, begun, resume, within, sticky)
         return AsyncStream(self, course, reader(output, request), within)
 
     async def run_tools(
@@ -116,10 +115,15 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         return await AsyncConversation(self, messages).run_tools(query, limit=limit, **options)
 
     def conversation(
-        self, messages: Iterable[MessageLike] = (), /, **options: Unpack[ChatOptions]
+        self,
+        messages: Iterable[MessageLike] = (),
+        /,
+        *,
+        sticky: bool | str = True,
+        **options: Unpack[ChatOptions],
     ) -> AsyncConversation:
-        """Begin a conversation, or go on with one."""
-        return AsyncConversation(self, messages, **options)
+        """Begin a conversation, or go on with one; for `sticky` see `CallOptions`."""
+        return AsyncConversation(self, messages, sticky=sticky, **options)
 
     async def count_tokens(
         self,
@@ -137,33 +141,45 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         request, call = self._count(
             query, options, include_prompt=include_prompt, include_token_ids=include_token_ids
         )
-        return await self._ask(self.stub.CountTokens, request, call)
+        return await self._ask(lambda at: at.stub.CountTokens, request, call)
 
     async def abort(self, request_id: str) -> bool:
         """End an answer where it is, from anywhere; its reader gets it with "aborted" and usage.
 
-        Return whether the server had it running; of several replicas, the one that was asked.
-        Raises `Error`.
+        Return whether a server had it running: of several all are asked. Raises `Error`, but not
+        for some that cannot be reached.
         """
         request = pb.AbortRequest(id=request_id)
-        return (await self._ask(self.stub.Abort, request, self._call())).found
+        if not self._replicas.chooses:
+            return (await self._ask(lambda at: at.stub.Abort, request, self._call())).found
+        await self._replicas.known(self._options.connect_wait(None))
+        replicas = self._replicas.places or [self._any]  # which says that there is none
+        asking = [replica.stub.Abort(request, **self._call()) for replica in replicas]
+        return found(await asyncio.gather(*asking, return_exceptions=True), self.target)
 
     async def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
-        listed = await self._ask(self._models.ListModels, pb.ListModelsRequest(), self._call())
+        request = pb.ListModelsRequest()
+        listed = await self._ask(lambda at: at.models.ListModels, request, self._call())
         return list(listed.models)
 
     async def model(self, id: str = "") -> pb.Model:
         """Describe a model; without a name the default one. Raises `Error`."""
         request = pb.GetModelRequest(id=id)
-        return (await self._ask(self._models.GetModel, request, self._call())).model
+        return (await self._ask(lambda at: at.models.GetModel, request, self._call())).model
 
     async def ready(self, timeout: float = 0.0) -> bool:
-        """Wait up to `timeout` seconds for the server to serve; return whether it does."""
-        watch = self.channel.unary_stream("/grpc.health.v1.Health/Watch", **HEALTH)
+        """Wait up to `timeout` seconds for the server, or one of several, to serve.
+
+        Return whether it does.
+        """
         end = monotonic() + max(timeout, 0.5)
+        if self._replicas.chooses:
+            with suppress(TimeoutError):
+                await self._replicas.ready(end - monotonic())
+            return bool(self._replicas.serving)
         while (left := end - monotonic()) > 0:
-            call = watch(HealthCheckRequest(), wait_for_ready=True, **self._call(left))
+            call = self._replicas.places[0].health(self._call(left))
             try:
                 async for health in call:
                     if health.status == SERVING:
@@ -178,40 +194,22 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The channel, made when first asked for."""
-        if self._channel is None:
-            self._channel = self._open(anew=False)
-        return self._channel
+        """The channel, made when first asked for; of several servers, one's whose turn it is.
 
-    def _open(self, *, anew: bool) -> grpc.aio.Channel:
-        arguments = self._options.channel_arguments(anew=anew)
-        if self._options.tls:
-            credentials = self._options.tls.credentials()
-            return grpc.aio.secure_channel(self.target, credentials, arguments)
-        return grpc.aio.insecure_channel(self.target, arguments)
+        Raises:
+            ConnectError: The addresses of a name are not known; after `ready` they are.
 
-    def _another(self) -> "ChatServiceAsyncStub":
-        self._more.append(self._open(anew=True))
-        return ChatServiceStub(self._more[-1])
+        """
+        return self._any.channel
 
-    @cached_property
+    @property
     def stub(self) -> "ChatServiceAsyncStub":
-        """The generated stub on this client's channel, for what the client does not cover."""
-        return ChatServiceStub(self.channel)
-
-    @cached_property
-    def _chat_stream(self) -> Callable[..., Any]:
-        """What begins the call of a stream."""
-        options = self._options
-        if not options.multiplex:
-            return self.stub.ChatStream
-        way = Way(self.stub, self._another if self._moves else None)
-        return AsyncMultiplexer(way, options.multiplex, options.retry).ChatStream
+        """The generated stub on this client's `channel`, for what the client does not cover."""
+        return self._any.stub
 
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""
-        for channel in filter(None, (self._channel, *self._more)):
-            await channel.close(None)
+        await self._replicas.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -219,67 +217,39 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    @cached_property
-    def _models(self) -> "ModelServiceAsyncStub":
-        return ModelServiceStub(self.channel)
+    @property
+    def _any(self) -> AsyncReplica:
+        if one := self._replicas.one():
+            return one
+        raise no_connection(self.target, 0, "its addresses are not known yet")
 
     async def _ask(
         self,
-        method: Callable[..., Awaitable[Response]],
+        method: Callable[[AsyncReplica], Callable[..., Awaitable[Response]]],
         request: Message,
         call: dict[str, Any],
+        session: str = "",
     ) -> Response:
-        call, attempts = await self._connect(call), self._options.attempts
-        while True:
-            begin = monotonic()
-            try:
-                return await method(request, **call)
-            except grpc.RpcError as cause:
-                error = from_rpc(cause, self.target)
-                attempts -= 1
-                if not (attempts and unheard(error)):
-                    raise error from cause
-            except asyncio.CancelledError:
-                if task_is_cancelled():
-                    raise
-                raise from_cancel(self.target) from None
-            call = await self._connect(less(call, monotonic() - begin))
-
-    async def _connect(
-        self,
-        call: dict[str, Any],
-        partial: Answer | None = None,
-        hold: Callable[[Any], None] = lambda _: None,
-    ) -> dict[str, Any]:
-        """Wait for a connection; return the call's arguments with the time that is left.
-
-        `hold` gets what can be cancelled meanwhile.
-        """
-        if not self._options.wait_for_ready or call["timeout"] == 0:
-            return call
-        if self.channel.get_state() is grpc.ChannelConnectivity.READY:
-            return call
-        begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
+        route: Route[AsyncReplica] = Route(self._replicas, session)
         try:
-            async with asyncio.timeout(seconds):
-                waiting = asyncio.ensure_future(self.channel.channel_ready())
-                hold(waiting)
-                await waiting
-        except TimeoutError:
-            cause = await self._cause()
-            raise no_connection(self.target, seconds, cause, partial) from None
+            while True:
+                replica, call = await self._replicas.connect(route, call)
+                begin = monotonic()
+                try:
+                    response = await method(replica)(request, **call)
+                except grpc.RpcError as cause:
+                    error = from_rpc(cause, replica.address)
+                    pause = route.again(error)
+                    call = less(call, monotonic() - begin + (pause or 0))
+                    if pause is None or call["timeout"] == 0:
+                        raise error from cause
+                else:
+                    route.end()
+                    return response
+                await asyncio.sleep(pause)
         except asyncio.CancelledError:
             if task_is_cancelled():
                 raise
-            raise from_cancel(self.target, partial) from None
-        await asyncio.sleep(self._options.settle(seconds))
-        return less(call, monotonic() - begin)
-
-    async def _cause(self) -> str | None:
-        """Ask once more without waiting: gRPC then says why there is no connection."""
-        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
-        try:
-            await probe(HealthCheckRequest(), timeout=0.1)
-        except grpc.RpcError as error:
-            return why(error)
-        return None
+            raise from_cancel(self.target) from None
+        finally:
+            route.leave()

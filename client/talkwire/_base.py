@@ -5,21 +5,29 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from talkwire import _build
 from talkwire._answer import Answer
+from talkwire._balance import Balancer, Route, session_of
 from talkwire._messages import Query
-from talkwire._options import TLS, Incoming, Retry, resolve
+from talkwire._options import SESSION, TLS, Balance, Incoming, Options, Retry, resolve
 from talkwire._request import CallOptions, CallSettings, ChatOptions
 from talkwire._resume import Course
 from talkwire_proto.v1 import chat_pb2 as pb
 
 C = TypeVar("C")  # grpc.Channel or grpc.aio.Channel
+R = TypeVar("R", bound=Balancer[Any])
 
 
-class ClientBase(Generic[C]):
+class ClientBase(Generic[C, R]):
     """The settings of a client. Connects at the first call; close it, or use its block.
 
     Args:
-        target: "host:port", "dns:///...", "unix:PATH"; default TALKWIRE_TARGET, else
-            localhost:50051. "grpcs://host:port" turns TLS on.
+        target: "host:port", "unix:PATH" and what else gRPC knows; default TALKWIRE_TARGET, else
+            localhost:50051. "grpcs://host:port" turns TLS on. Several servers are a list of such,
+            or have commas between them, or are all addresses of a name: "dns:///host:port". Then
+            the client chooses for each call among those whose health says that they serve; what
+            one refuses or leaves unheard goes to the others before it is tried again.
+        balance: Where among several a call goes that is not `sticky`: "round_robin" (the default),
+            "least_requests" (that with the fewest of this client's calls), or "first" (the first
+            of the list that serves).
         token: Bearer token, or what returns one; default TALKWIRE_TOKEN.
         tls: Whether, or with which files, to encrypt; default as TALKWIRE_TLS, TALKWIRE_CA_FILE,
             TALKWIRE_CERT_FILE and TALKWIRE_KEY_FILE say, else off.
@@ -27,12 +35,11 @@ class ClientBase(Generic[C]):
             for no limit.
         connect_timeout: Seconds that a call may wait for a connection.
         wait_for_ready: Wait for a connection; else fail at once where there is none.
-        retry: How refused calls are tried again; None for never.
+        retry: How refused calls are tried again; None for never, at no server.
         resume: Whether answers that break off go on by themselves; see `CallOptions`.
         multiplex: Have all streams that run at once share one call, or this many: many answers
-            cost both sides far less. What a stream does is the same.
-            More than one go to all servers of the target by turns, as all calls then do, unless
-            `channel_options` say otherwise; else the first that is there has all.
+            cost both sides far less. What a stream does is the same, but it takes no session id
+            along. Each of several servers has a call, or so many, of its own.
         metadata: gRPC metadata of every call.
         max_message_bytes: Largest message sent or taken.
         channel_options: More gRPC channel arguments; they go before the client's own.
@@ -43,14 +50,18 @@ class ClientBase(Generic[C]):
         options: Those defaults; the caller's own, to be read and changed freely.
 
     Raises:
-        ValueError: A token would travel unencrypted to another machine.
+        ValueError: A token would travel unencrypted to another machine; a target or `balance` is
+            not what it should be.
 
     """
 
+    _gather: Callable[[Options, C | None], R]
+
     def __init__(
         self,
-        target: str | None = None,
+        target: str | Sequence[str] | None = None,
         *,
+        balance: Balance | None = None,
         token: str | Callable[[], str] | None = None,
         tls: bool | TLS | None = None,
         timeout: float | None = None,
@@ -67,6 +78,7 @@ class ClientBase(Generic[C]):
     ) -> None:
         self._options = resolve(
             target,
+            balance=balance,
             token=token,
             tls=tls,
             timeout=timeout,
@@ -78,15 +90,15 @@ class ClientBase(Generic[C]):
             max_message_bytes=max_message_bytes,
             channel_options=channel_options,
         )
-        self._channel = channel
-        self._moves = channel is None  # else the connection is somebody else's choice
-        self._more: list[C] = []  # channels that streams moved to
+        if channel is not None and self._options.several:
+            raise ValueError("a channel is to one target: name none beside it")
+        self._replicas = self._gather(self._options, channel)
         self._resume = resume
         self.options = defaults
 
     @property
     def target(self) -> str:
-        """Where the server is."""
+        """Where the server is, or the servers are."""
         return self._options.target
 
     def request(self, query: Query = "", /, **options: Unpack[ChatOptions]) -> pb.ChatRequest:
@@ -113,6 +125,15 @@ class ClientBase(Generic[C]):
     def _resumes(self, resume: bool | None) -> bool:
         return self._resume if resume is None else resume
 
+    def _session(self, request: pb.ChatRequest, sticky: bool | str | None) -> str:
+        """Name the session of a call; the empty string if it has none."""
+        if not isinstance(sticky, str):
+            return session_of(request) if sticky else ""
+        if not (sticky.isascii() and sticky.isprintable()):
+            msg = f"sticky={sticky!r}: must be printable ASCII, which goes into metadata"
+            raise ValueError(msg)
+        return sticky
+
     def _course(
         self,
         request: pb.ChatRequest,
@@ -121,12 +142,17 @@ class ClientBase(Generic[C]):
         begun: Answer | None,
         resume: bool | None,
         within: Incoming | None,
+        sticky: bool | str | None,
     ) -> Course:
-        def arguments(trace: Mapping[str, str]) -> dict[str, Any]:
-            return self._call(timeout, metadata, within, trace)
+        session = self._session(request, sticky)
 
-        resumes, attempts = self._resumes(resume), self._options.attempts
-        return Course(request, arguments, begun, resume=resumes, attempts=attempts)
+        def arguments(trace: Mapping[str, str]) -> dict[str, Any]:
+            # Streams of one call go one way, whatever they would tell a proxy.
+            told = "" if self._options.multiplex else session
+            return self._call(timeout, metadata, within, trace, told)
+
+        route: Route[Any] = Route(self._replicas, session)
+        return Course(request, arguments, begun, route, resume=self._resumes(resume))
 
     def _call(
         self,
@@ -134,14 +160,10 @@ class ClientBase(Generic[C]):
         metadata: Mapping[str, str] | None = None,
         within: Incoming | None = None,
         trace: Mapping[str, str] | None = None,
+        session: str = "",
     ) -> dict[str, Any]:
+        told = {SESSION: session, **(metadata or {})} if session else metadata
         return {
             "timeout": self._options.call_timeout(timeout, within),
-            "metadata": self._options.call_metadata(metadata, within, trace),
+            "metadata": self._options.call_metadata(told, within, trace),
         }
-
-
-def less(call: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Take seconds that went by off a call's timeout."""
-    timeout = call["timeout"]
-    return call if timeout is None else {**call, "timeout": max(0.0, timeout - seconds)}

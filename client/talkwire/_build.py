@@ -13,7 +13,7 @@ from talkwire._tools import choice, tools
 from talkwire_proto.v1 import chat_pb2 as pb
 
 _KNOWN = ChatOptions.__optional_keys__
-_OF_THE_CALL = ("timeout", "metadata", "resume", "within")
+_OF_THE_CALL = ("timeout", "metadata", "resume", "within", "sticky")
 _SAMPLING = SamplingOptions.__optional_keys__
 _EFFORTS = {
     name.removeprefix("EFFORT_").lower(): value
@@ -25,7 +25,7 @@ _EFFORTS = {
 def split(query: Query, options: Mapping[str, Any]) -> tuple[pb.ChatRequest, CallSettings]:
     """Build the request of `options`, and what of them concerns the call."""
     options = dict(options)
-    timeout, metadata, resume, within = (options.pop(name, None) for name in _OF_THE_CALL)
+    timeout, metadata, resume, within, sticky = (options.pop(name, None) for name in _OF_THE_CALL)
     request = build(query, options)
     call = CallSettings(
         timeout=timeout,
@@ -34,6 +34,7 @@ def split(query: Query, options: Mapping[str, Any]) -> tuple[pb.ChatRequest, Cal
         begun=_begun(request, options.get("continuation")),
         resume=resume,
         within=within,
+        sticky=sticky,
     )
     return request, call
 

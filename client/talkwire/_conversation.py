@@ -21,6 +21,8 @@ class Transcript:
     Attributes:
         messages: The history, oldest first; the caller's own, to be read and changed freely.
         options: Options of every turn, `system` among them (see `ChatOptions`).
+        sticky: Whether, or by which name, its turns go to one of several servers, where they find
+            what they share in the prefix cache; see `CallOptions`.
         usage: Tokens of all turns so far.
 
     Raises:
@@ -28,12 +30,19 @@ class Transcript:
 
     """
 
-    def __init__(self, items: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]) -> None:
+    def __init__(
+        self,
+        items: Iterable[MessageLike] = (),
+        *,
+        sticky: bool | str = True,
+        **options: Unpack[ChatOptions],
+    ) -> None:
         faults = Faults()
         with faults.at("messages"):
             self.messages = messages(items, faults)
         faults.check()
         self.options = options
+        self.sticky = sticky
         self.usage = pb.Usage()
 
     def add(self, query: Query, answer: Answer) -> None:
@@ -51,7 +60,8 @@ class Transcript:
             raise TypeError("a conversation sends its own messages: change .messages instead")
         if options.get("continuation") is not None:
             raise TypeError("a conversation holds whole answers: continue one with its client")
-        return cast(CallOptions, {**self.options, **options, "messages": self.messages})
+        every = {"sticky": self.sticky, **self.options, **options, "messages": self.messages}
+        return cast(CallOptions, every)
 
     def _equip(
         self, options: CallOptions, defaults: ChatOptions, *, coroutines: bool

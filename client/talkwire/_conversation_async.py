@@ -24,9 +24,11 @@ class AsyncConversation(Transcript):
         self,
         client: "AsyncClient",
         items: Iterable[MessageLike] = (),
+        *,
+        sticky: bool | str = True,
         **options: Unpack[ChatOptions],
     ) -> None:
-        super().__init__(items, **options)
+        super().__init__(items, sticky=sticky, **options)
         self._client = client
 
     async def send(self, query: Query, **options: Unpack[CallOptions]) -> Answer:

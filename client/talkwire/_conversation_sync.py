@@ -18,9 +18,14 @@ class Conversation(Transcript):
     """A conversation with a client: each turn sends the history and is added to it."""
 
     def __init__(
-        self, client: "Client", items: Iterable[MessageLike] = (), **options: Unpack[ChatOptions]
+        self,
+        client: "Client",
+        items: Iterable[MessageLike] = (),
+        *,
+        sticky: bool | str = True,
+        **options: Unpack[ChatOptions],
     ) -> None:
-        super().__init__(items, **options)
+        super().__init__(items, sticky=sticky, **options)
         self._client = client
 
     def send(self, query: Query, **options: Unpack[CallOptions]) -> Answer:

@@ -20,7 +20,7 @@ Error:
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -255,6 +255,28 @@ def unheard(error: Error) -> bool:
 def is_reset(code: grpc.StatusCode, text: str) -> bool:
     """Tell whether a proxy ended a call, because it lost the server; gRPC's words alone say so."""
     return code is Code.INTERNAL and "Received RST_STREAM" in text
+
+
+def has_no_health(error: Any) -> bool:
+    """Tell whether a server that is there told of its health so, or rather did not."""
+    return error.code() in (Code.UNIMPLEMENTED, Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
+
+
+def found(told: Iterable[Any], target: str) -> bool:
+    """Tell whether any of some servers had a call to end, as each answered or failed.
+
+    Raises:
+        Error: None had it, and one failed, or none could be reached.
+
+    """
+    answers = [*told]
+    failed = [from_rpc(one, target) for one in answers if isinstance(one, grpc.RpcError)]
+    if any(getattr(one, "found", False) for one in answers):
+        return True
+    for error in failed:
+        if len(failed) == len(answers) or not isinstance(error, ConnectError):
+            raise error
+    return False
 
 
 def task_is_cancelled() -> bool:

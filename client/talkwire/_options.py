@@ -7,13 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from uuid import uuid4
 
 import grpc
 
 Incoming: TypeAlias = grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]
 """The context of a handler that calls on."""
+
+Balance: TypeAlias = Literal["round_robin", "least_requests", "first"]
+"""Which of several servers gets a call of no session; see `ClientBase`."""
+
+DNS = "dns:///"
+SESSION = "session_id"
+"""The metadata that a proxy may keep a session at one server by: Envoy, HAProxy, Ray Serve."""
 
 TRACE = ("traceparent", "tracestate")
 _FOREVER = 1e9  # seconds; a handler in a thread has 9e18 left where there is no deadline
@@ -66,6 +73,7 @@ class Options:
     """Everything about a client's channel. Build it with `resolve`, which reads the environment."""
 
     target: str
+    balance: Balance | None = None
     token: str | Callable[[], str] | None = None
     tls: TLS | None = None
     timeout: float = 600.0
@@ -77,16 +85,31 @@ class Options:
     max_message_bytes: int = 64 << 20
     channel_options: Sequence[tuple[str, Any]] = ()
 
-    @property
-    def attempts(self) -> int:
-        """How often a call is made in all."""
-        return self.retry.attempts if self.retry else 1
+    def __post_init__(self) -> None:
+        """Refuse a policy where there is nothing to choose from."""
+        if self.balance not in (None, *get_args(Balance)):
+            msg = f"balance={self.balance!r}: must be one of {', '.join(get_args(Balance))}"
+            raise ValueError(msg)
+        if self.balance and not self.several:
+            msg = f"balance={self.balance!r}: {self.target} is one server; name several, or dns:///"
+            raise ValueError(msg)
+        if self.name:
+            host_port(self.name)
 
     @property
-    def spreads(self) -> bool:
-        """Whether streams shall go to all servers of the target, by turns."""
-        several = "," in self.target or not _is_local(self.target)
-        return several and self.multiplex > 1
+    def several(self) -> bool:
+        """Whether the client chooses among servers; of one target gRPC does."""
+        return bool(self.name) or len(self.addresses) > 1
+
+    @property
+    def name(self) -> str:
+        """The name, HOST:PORT, whose addresses are servers; empty where they are given."""
+        return self.target.removeprefix(DNS) if self.target.startswith(DNS) else ""
+
+    @property
+    def addresses(self) -> list[str]:
+        """The targets of the servers, as gRPC wants each; none where a name stands for them."""
+        return [] if self.name else split(self.target)
 
     def call_metadata(
         self,
@@ -115,16 +138,16 @@ class Options:
             seconds = min(seconds, left)
         return seconds if seconds < _FOREVER else None
 
-    def settle(self, seconds: float) -> float:
-        """Seconds after the first connection in which those to other servers are made, too."""
-        return min(0.05, seconds / 10) if self.spreads else 0.0
+    def watch(self) -> dict[str, Any]:
+        """Return the arguments of a call that has no end, and needs no token: health is public."""
+        return {"timeout": None, "metadata": tuple(self.metadata.items())}
 
     def connect_wait(self, timeout: float | None) -> float:
         """Seconds of a call's time, as gRPC wants it, that may go by without a connection."""
         return self.connect_timeout if timeout is None else min(self.connect_timeout, timeout)
 
-    def channel_arguments(self, *, anew: bool = False) -> list[tuple[str, Any]]:
-        """Return the channel arguments of gRPC; `anew` for one more connection to the target."""
+    def channel_arguments(self, address: str, *, anew: bool = False) -> list[tuple[str, Any]]:
+        """Return the channel arguments of gRPC; `anew` for one more connection to the address."""
         from importlib.metadata import version  # takes a tenth of `import talkwire`
 
         arguments = [
@@ -141,9 +164,9 @@ class Options:
             ("grpc.max_reconnect_backoff_ms", 2_000),
             ("grpc.service_config", json.dumps(self._service_config())),
         ]
-        if self.spreads:  # a service config's word goes first
-            arguments.append(("grpc.lb_policy_name", "round_robin"))
-        if _is_local(self.target):
+        if self.name:  # which certificates are for, and not its addresses
+            arguments.append(("grpc.default_authority", self.name))
+        if _is_local(address):
             arguments.append(("grpc.enable_http_proxy", 0))
         if anew:
             # Not the other channels', and closed when no stream has needed it for a while.
@@ -155,10 +178,10 @@ class Options:
         return [*(one for one in arguments if one[0] not in given), *self.channel_options]
 
     def _service_config(self) -> dict[str, Any]:
-        if not self.retry or self.attempts == 1:
+        if not self.retry or self.retry.attempts == 1 or self.several:  # where others may take it
             return {}
         policy = {
-            "maxAttempts": self.attempts,
+            "maxAttempts": self.retry.attempts,
             "initialBackoff": f"{self.retry.initial:.6f}s",
             "maxBackoff": f"{self.retry.maximum:.6f}s",
             "backoffMultiplier": 2,
@@ -178,11 +201,17 @@ def trace_of(within: Incoming | None) -> dict[str, str | bytes]:
     return {key: value for key, value in metadata if key in TRACE}
 
 
+def less(call: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Take seconds that went by off a call's timeout."""
+    timeout = call["timeout"]
+    return call if timeout is None else {**call, "timeout": max(0.0, timeout - seconds)}
+
+
 _NO = ("0", "no", "off", "false")
 
 
 def resolve(
-    target: str | None,
+    target: str | Sequence[str] | None,
     *,
     token: str | Callable[[], str] | None,
     tls: bool | TLS | None,
@@ -194,22 +223,21 @@ def resolve(
     Reads TALKWIRE_TARGET, _TOKEN, _TIMEOUT, _TLS, _CA_FILE, _CERT_FILE and _KEY_FILE.
 
     Raises:
-        ValueError: A token would travel in the clear to another machine.
+        ValueError: A token would travel in the clear to another machine, or the targets are not
+            what they should be.
 
     """
     env = {k.removeprefix("TALKWIRE_"): v for k, v in os.environ.items() if v}
-    target = target or env.get("TARGET") or "localhost:50051"
+    if target is None or target == "":
+        target = env.get("TARGET") or "localhost:50051"
+    target = _joined(target)
     token = token or env.get("TOKEN")
     files = TLS(env.get("CA_FILE"), env.get("CERT_FILE"), env.get("KEY_FILE"))
     if tls is None:
-        tls = (
-            files != TLS()
-            or target.startswith("grpcs://")
-            or env.get("TLS", "0").lower() not in _NO
-        )
+        tls = files != TLS() or "grpcs://" in target or env.get("TLS", "0").lower() not in _NO
     if not isinstance(tls, TLS):
         tls = files if tls else None
-    target = target.removeprefix("grpcs://").removeprefix("grpc://")
+    target = re.sub(r"(^|,)grpcs?://", r"\1", target)
     if token and not tls and not _is_local(target):
         msg = f"a token for {target} would travel in the clear: use tls=True"
         raise ValueError(msg)
@@ -218,12 +246,48 @@ def resolve(
     return Options(target=target, token=token, tls=tls, timeout=timeout, **others)
 
 
+def split(target: str) -> list[str]:
+    """Return the servers that a target names, with commas between them; "ipv4:" is of all."""
+    scheme = next((one for one in ("ipv4:", "ipv6:") if target.startswith(one)), "")
+    return [scheme + one for one in target.removeprefix(scheme).split(",")]
+
+
+def host_port(name: str) -> tuple[str, int]:
+    """Take a name apart.
+
+    Raises:
+        ValueError: It has no port.
+
+    """
+    host, _, port = name.rpartition(":")
+    if not host or not port.isdigit():
+        msg = f"{name!r}: must be host:port"
+        raise ValueError(msg)
+    return host, int(port)
+
+
+def _joined(target: str | Sequence[str]) -> str:
+    """Write targets as one. Raises ValueError where each is not one server."""
+    given = [target] if isinstance(target, str) else [*target]
+    listed = split(target) if isinstance(target, str) else given
+    faults = [
+        *(f"{one!r} is not one server" for one in listed if not one or "," in one),
+        *(f"{one!r} is there twice" for one in {*listed} if listed.count(one) > 1),
+        *(f"{one!r} must be alone" for one in listed if one.startswith(DNS) and len(listed) > 1),
+        *(["there is none"] if not listed else ()),
+    ]
+    if faults:
+        msg = f"target={target!r}: {', '.join(faults)}"
+        raise ValueError(msg)
+    return ",".join(given)
+
+
 def _is_local(target: str) -> bool:
     """Tell whether all that a target names is this machine."""
-    if target.startswith("unix:"):
-        return True
-    hosts = target.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").split(",")
-    return all(_is_loopback(host) for host in hosts)
+    return all(
+        one.startswith("unix:") or _is_loopback(re.sub("^(dns:///|ipv[46]:)", "", one))
+        for one in split(target)
+    )
 
 
 def _is_loopback(address: str) -> bool:

@@ -151,12 +151,18 @@ class CallOptions(ChatOptions, total=False):
         within: The context of the gRPC handler that calls: the answer ends with the incoming call
             and not after its deadline, and has its traceparent and tracestate, unless with
             `multiplex`: what many share has no trace.
+        sticky: Of several servers, go to that of the call's session while it can take the call,
+            so that it finds the prompt's beginning in its prefix cache. The session is named by
+            this, or with True by what the conversation begins with: model, cache_salt, system and
+            first message. Proxies get the name as metadata `session_id`, unless with `multiplex`.
+            A `Conversation` is sticky unless it is told otherwise.
     """
 
     timeout: float
     metadata: Mapping[str, str]
     resume: bool
     within: Incoming
+    sticky: bool | str
 
 
 class CallSettings(TypedDict):
@@ -168,3 +174,4 @@ class CallSettings(TypedDict):
     begun: Answer | None
     resume: bool | None
     within: Incoming | None
+    sticky: bool | str | None

@@ -7,7 +7,8 @@ from time import monotonic
 from typing import Any
 
 from talkwire._answer import Answer
-from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable, taken, unheard
+from talkwire._balance import Route
+from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable, taken
 from talkwire_proto.v1 import chat_pb2 as pb
 
 TRIES = 10  # in a row that servers took, and lost without a new token; the time bounds the others
@@ -24,11 +25,12 @@ class Course:
         request: What the first call asks.
         arguments: Makes the arguments of a call, of what it says of its trace.
         begun: The answer that the request goes on with, if that is part of the whole.
+        route: Which servers are asked, and which again after a refusal.
         resume: Whether calls may follow.
-        attempts: How often a call is made that no server has heard.
 
     Attributes:
         request: What the next call asks.
+        route: As it was given.
         begun: As it was given.
         resume: Whether calls may follow, from now on.
         trace: What all calls say of it.
@@ -43,18 +45,18 @@ class Course:
         request: pb.ChatRequest,
         arguments: Callable[[Mapping[str, str]], dict[str, Any]],
         begun: Answer | None,
+        route: Route[Any],
         *,
         resume: bool,
-        attempts: int = 1,
     ) -> None:
         self.begun = begun
+        self.route = route
         self.request = _resumable(request) if resume else request
         self._first = self.request
         self._arguments = arguments
         self._given = [] if begun else list(request.continuation.token_ids)
         self.resume = resume
         self.trace: Mapping[str, str] = {}
-        self._unheard = attempts - 1
         self._tokens = self._tries = self._lost = 0
         self._begin, self._end = 0.0, inf
 
@@ -73,9 +75,10 @@ class Course:
             Error: What was given: no call may follow, or none in time.
 
         """
-        if not id and self._unheard and unheard(error):
-            self._unheard -= 1
-            return 0
+        self.route.leave()
+        again = None if id else self.route.again(error)
+        if again is not None and monotonic() + again < self._end:
+            return again
         if len(answer.token_ids) > self._tokens:
             self._tokens, self._tries, self._lost = len(answer.token_ids), 0, 0
         else:

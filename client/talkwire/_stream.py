@@ -70,6 +70,12 @@ class StreamBase:
         is_over = isinstance(why, StopIteration | StopAsyncIteration)
         self._span.end(lambda: self._answer.response, None if is_over else why)
 
+    def _leave(self, why: BaseException) -> None:
+        """Have nothing run on, at no server."""
+        self.cancel()
+        self._course.route.leave()
+        self._end(why)
+
     def _bind(self) -> None:
         """Have the end of the incoming call cancel this one, now if it has ended."""
         ended = False

@@ -24,6 +24,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 
 if TYPE_CHECKING:
     from talkwire._async import AsyncClient
+    from talkwire._replica_async import AsyncReplica
 
 
 class AsyncStream(StreamBase, AsyncIterator[Chunk]):
@@ -42,6 +43,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
     ) -> None:
         super().__init__(course, reader, within)
         self._client = client
+        self._replica: AsyncReplica  # that has the call
 
     async def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
@@ -72,8 +74,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             if not self._admitted(await self._call.initial_metadata()):
                 self._keep(await anext(self, None))
         except BaseException as error:
-            self.cancel()  # no block is entered that would do it
-            self._end(error)
+            self._leave(error)  # no block is entered that would do it
             raise
         return self
 
@@ -83,8 +84,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.cancel()
-        self._end(GeneratorExit())
+        self._leave(GeneratorExit())
 
     def __aiter__(self) -> Self:
         return self
@@ -101,6 +101,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             except (grpc.RpcError, asyncio.CancelledError) as error:
                 delta = await self._go_on(self._failed(error))
             if delta is grpc.aio.EOF:  # type: ignore[attr-defined]  # not in the stubs
+                self._course.route.end()
                 raise StopAsyncIteration
         except (StopAsyncIteration, Error) as end:
             self._end(end)
@@ -109,9 +110,11 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         return Chunk(delta)
 
     async def _start(self) -> None:
-        arguments = self._course.arguments()
-        call = await self._client._connect(arguments, self.answer, self._hold)
-        self._call = self._client._chat_stream(self._course.request, **call)
+        course = self._course
+        self._replica, call = await self._client._replicas.connect(
+            course.route, course.arguments(), self.answer, self._hold
+        )
+        self._call = self._replica.chat_stream(course.request, **call)
         self._hold(self._call)
 
     async def _go_on(self, error: Error) -> Any:
@@ -123,7 +126,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
-                    await self._client.stub.Abort(abort, **self._course.arguments())
+                    await self._replica.stub.Abort(abort, **self._course.arguments())
                 await self._pause(pause)
                 await self._start()
                 delta = await self._call.read()
@@ -146,4 +149,4 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             raise cause
         if ended or self._cancelled.is_set():
             return from_cancel(self._client.target, self.answer)
-        return from_rpc(cause, self._client.target, self.answer)
+        return from_rpc(cause, self._replica.address, self.answer)

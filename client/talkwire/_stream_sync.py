@@ -15,6 +15,7 @@ from talkwire._stream import StreamBase
 from talkwire_proto.v1 import chat_pb2 as pb
 
 if TYPE_CHECKING:
+    from talkwire._replica_sync import Replica
     from talkwire._sync import Client
 
 
@@ -34,6 +35,7 @@ class Stream(StreamBase, Iterator[Chunk]):
     ) -> None:
         super().__init__(course, reader, within)
         self._client = client
+        self._replica: Replica  # that has the call
 
     def wait(self) -> Answer:
         """Read to the end; return the whole answer."""
@@ -64,8 +66,7 @@ class Stream(StreamBase, Iterator[Chunk]):
             if not self._admitted(self._call.initial_metadata()):
                 self._keep(next(self, None))
         except BaseException as error:
-            self.cancel()  # no block is entered that would do it
-            self._end(error)
+            self._leave(error)  # no block is entered that would do it
             raise
         return self
 
@@ -75,8 +76,7 @@ class Stream(StreamBase, Iterator[Chunk]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.cancel()
-        self._end(GeneratorExit())
+        self._leave(GeneratorExit())
 
     def __iter__(self) -> Self:
         return self
@@ -90,6 +90,9 @@ class Stream(StreamBase, Iterator[Chunk]):
         try:
             try:
                 delta = next(self._call)
+            except StopIteration:
+                self._course.route.end()
+                raise
             except grpc.RpcError as error:
                 delta = self._go_on(self._failed(error))
         except (StopIteration, Error) as end:
@@ -99,8 +102,11 @@ class Stream(StreamBase, Iterator[Chunk]):
         return Chunk(delta)
 
     def _start(self) -> None:
-        call = self._client._connect(self._course.arguments(), self.answer, self._hold)
-        self._call = self._client._chat_stream(self._course.request, **call)
+        course = self._course
+        self._replica, call = self._client._replicas.connect(
+            course.route, course.arguments(), self.answer, self._hold
+        )
+        self._call = self._replica.chat_stream(course.request, **call)
         self._hold(self._call)
 
     def _go_on(self, error: Error) -> pb.ChatStreamResponse:
@@ -112,7 +118,7 @@ class Stream(StreamBase, Iterator[Chunk]):
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self.id)
-                    self._client.stub.Abort(abort, **self._course.arguments())
+                    self._replica.stub.Abort(abort, **self._course.arguments())
                 if self._cancelled.wait(pause):
                     raise from_cancel(self._client.target, self.answer)
                 self._start()
@@ -128,4 +134,4 @@ class Stream(StreamBase, Iterator[Chunk]):
     def _failed(self, cause: grpc.RpcError) -> Error:
         if self._cancelled.is_set():
             return from_cancel(self._client.target, self.answer)
-        return self._client._error(cause, self.answer)
+        return self._client._error(cause, self._replica, self.answer)

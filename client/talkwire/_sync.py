@@ -1,7 +1,7 @@
 """The blocking client; `_async.py` is its twin. A client may be shared by threads."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any, Self, TypeVar, Unpack
 
@@ -9,32 +9,34 @@ import grpc
 from google.protobuf.message import Message
 
 from talkwire._answer import Answer
-from talkwire._base import ClientBase, less
-from talkwire._carrier import Way
+from talkwire._balance import Route
+from talkwire._base import ClientBase
 from talkwire._conversation_sync import Conversation
-from talkwire._errors import ConnectError, Error, from_cancel, from_rpc, no_connection, unheard, why
-from talkwire._foreign import HEALTH, SERVING, HealthCheckRequest
+from talkwire._errors import ConnectError, Error, found, from_cancel, from_rpc, no_connection
+from talkwire._foreign import SERVING
 from talkwire._messages import MessageLike, Query
-from talkwire._multiplex_sync import Multiplexer
-from talkwire._options import Incoming
+from talkwire._options import Incoming, less
 from talkwire._output import reader
+from talkwire._replica_sync import Replica
+from talkwire._replicas_sync import Replicas
 from talkwire._request import CallOptions, ChatOptions
 from talkwire._spans import Asking
 from talkwire._stream_sync import Stream
 from talkwire_proto.v1 import chat_pb2 as pb
-from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 
 Response = TypeVar("Response")
 
 
-class Client(ClientBase[grpc.Channel]):
+class Client(ClientBase[grpc.Channel, Replicas]):
     """Chats with a talkwire server. See `ClientBase` for its arguments.
 
     with Client("localhost:50051") as client:
         print(client.chat("What is the capital of France?"))
     """
 
-    _connected = _closed = False
+    _gather = Replicas
+    _closed = False
 
     def chat(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
@@ -56,6 +58,7 @@ class Client(ClientBase[grpc.Channel]):
         begun: Answer | None = None,
         resume: bool | None = None,
         within: Incoming | None = None,
+        sticky: bool | str | None = None,
     ) -> Answer:
         """Send a request of your own making, and wait for the whole answer.
 
@@ -72,12 +75,14 @@ class Client(ClientBase[grpc.Channel]):
                 begun=begun,
                 resume=resume,
                 within=within,
+                sticky=sticky,
             ) as stream:
                 return stream.wait()
         read = reader(output, request).whole
+        session = self._session(request, sticky)
         with Asking(self._options, request) as asking:
-            call = self._call(timeout, metadata, trace=asking.headers)
-            asking.response = self._ask(self.stub.Chat, request, call)
+            call = self._call(timeout, metadata, trace=asking.headers, session=session)
+            asking.response = self._ask(lambda at: at.stub.Chat, request, call, session)
         return Answer(asking.response, read)
 
     def send_stream(
@@ -90,13 +95,14 @@ class Client(ClientBase[grpc.Channel]):
         begun: Answer | None = None,
         resume: bool | None = None,
         within: Incoming | None = None,
+        sticky: bool | str | None = None,
     ) -> Stream:
         """Send a request of your own making, and get the answer piece by piece.
 
         `output` is the type that `Answer.parsed` shall be of; `begun` is the answer that the
         request's continuation goes on with, if both shall be one; for the others see `CallOptions`.
         """
-        course = self._course(request, timeout, metadata, begun, resume, within)
+        course = self._course(request, timeout, metadata, begun, resume, within, sticky)
         return Stream(self, course, reader(output, request), within)
 
     def run_tools(
@@ -107,10 +113,15 @@ class Client(ClientBase[grpc.Channel]):
         return Conversation(self, messages).run_tools(query, limit=limit, **options)
 
     def conversation(
-        self, messages: Iterable[MessageLike] = (), /, **options: Unpack[ChatOptions]
+        self,
+        messages: Iterable[MessageLike] = (),
+        /,
+        *,
+        sticky: bool | str = True,
+        **options: Unpack[ChatOptions],
     ) -> Conversation:
-        """Begin a conversation, or go on with one."""
-        return Conversation(self, messages, **options)
+        """Begin a conversation, or go on with one; for `sticky` see `CallOptions`."""
+        return Conversation(self, messages, sticky=sticky, **options)
 
     def count_tokens(
         self,
@@ -128,32 +139,45 @@ class Client(ClientBase[grpc.Channel]):
         request, call = self._count(
             query, options, include_prompt=include_prompt, include_token_ids=include_token_ids
         )
-        return self._ask(self.stub.CountTokens, request, call)
+        return self._ask(lambda at: at.stub.CountTokens, request, call)
 
     def abort(self, request_id: str) -> bool:
         """End an answer where it is, from anywhere; its reader gets it with "aborted" and usage.
 
-        Return whether the server had it running; of several replicas, the one that was asked.
-        Raises `Error`.
+        Return whether a server had it running: of several all are asked. Raises `Error`, but not
+        for some that cannot be reached.
         """
         request = pb.AbortRequest(id=request_id)
-        return self._ask(self.stub.Abort, request, self._call()).found
+        if not self._replicas.chooses:
+            return self._ask(lambda at: at.stub.Abort, request, self._call()).found
+        self._replicas.known(self._options.connect_wait(None))
+        replicas = self._replicas.places or [self._any]  # which says that there is none
+        asking = [replica.stub.Abort.future(request, **self._call()) for replica in replicas]
+        return found([_told(one) for one in asking], self.target)
 
     def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
-        listed = self._ask(self._models.ListModels, pb.ListModelsRequest(), self._call())
+        request = pb.ListModelsRequest()
+        listed = self._ask(lambda at: at.models.ListModels, request, self._call())
         return list(listed.models)
 
     def model(self, id: str = "") -> pb.Model:
         """Describe a model; without a name the default one. Raises `Error`."""
-        return self._ask(self._models.GetModel, pb.GetModelRequest(id=id), self._call()).model
+        request = pb.GetModelRequest(id=id)
+        return self._ask(lambda at: at.models.GetModel, request, self._call()).model
 
     def ready(self, timeout: float = 0.0) -> bool:
-        """Wait up to `timeout` seconds for the server to serve; return whether it does."""
-        watch = self.channel.unary_stream("/grpc.health.v1.Health/Watch", **HEALTH)
+        """Wait up to `timeout` seconds for the server, or one of several, to serve.
+
+        Return whether it does.
+        """
         end = monotonic() + max(timeout, 0.5)
+        if self._replicas.chooses:
+            with suppress(TimeoutError):
+                self._replicas.ready(end - monotonic())
+            return bool(self._replicas.serving)
         while (left := end - monotonic()) > 0:
-            call = watch(HealthCheckRequest(), wait_for_ready=True, **self._call(left))
+            call = self._replicas.places[0].health(self._call(left))
             try:
                 for health in call:
                     if health.status == SERVING:
@@ -163,46 +187,28 @@ class Client(ClientBase[grpc.Channel]):
             except grpc.RpcError:
                 sleep(min(0.2, left))
             finally:
-                call.cancel()  # type: ignore[no-untyped-call]
+                call.cancel()
         return False
 
     @property
     def channel(self) -> grpc.Channel:
-        """The channel, made when first asked for."""
-        if self._channel is None:
-            self._channel = self._open(anew=False)
-        return self._channel
+        """The channel, made when first asked for; of several servers, one's whose turn it is.
 
-    def _open(self, *, anew: bool) -> grpc.Channel:
-        arguments = self._options.channel_arguments(anew=anew)
-        if self._options.tls:
-            credentials = self._options.tls.credentials()
-            return grpc.secure_channel(self.target, credentials, arguments)
-        return grpc.insecure_channel(self.target, arguments)
+        Raises:
+            ConnectError: The addresses of a name are not known; after `ready` they are.
 
-    def _another(self) -> ChatServiceStub:
-        self._more.append(self._open(anew=True))
-        return ChatServiceStub(self._more[-1])
+        """
+        return self._any.channel
 
-    @cached_property
+    @property
     def stub(self) -> ChatServiceStub:
-        """The generated stub on this client's channel, for what the client does not cover."""
-        return ChatServiceStub(self.channel)
-
-    @cached_property
-    def _chat_stream(self) -> Callable[..., Any]:
-        """What begins the call of a stream."""
-        options = self._options
-        if not options.multiplex:
-            return self.stub.ChatStream
-        way = Way(self.stub, self._another if self._moves else None)
-        return Multiplexer(way, options.multiplex, options.retry).ChatStream
+        """The generated stub on this client's `channel`, for what the client does not cover."""
+        return self._any.stub
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""
         self._closed = True
-        for channel in filter(None, (self._channel, *self._more)):
-            channel.close()
+        self._replicas.close()
 
     def __enter__(self) -> Self:
         return self
@@ -210,66 +216,51 @@ class Client(ClientBase[grpc.Channel]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @cached_property
-    def _models(self) -> ModelServiceStub:
-        return ModelServiceStub(self.channel)
+    @property
+    def _any(self) -> Replica:
+        if one := self._replicas.one():
+            return one
+        raise no_connection(self.target, 0, "its addresses are not known yet")
 
     def _ask(
-        self, method: Callable[..., Response], request: Message, call: dict[str, Any]
-    ) -> Response:
-        call, attempts = self._connect(call), self._options.attempts
-        while True:
-            begin = monotonic()
-            try:
-                return method(request, **call)
-            except grpc.RpcError as cause:
-                error = self._error(cause)
-                attempts -= 1
-                if not (attempts and unheard(error)):
-                    raise error from cause
-            call = self._connect(less(call, monotonic() - begin))
-
-    def _connect(
         self,
+        method: Callable[[Replica], Callable[..., Response]],
+        request: Message,
         call: dict[str, Any],
-        partial: Answer | None = None,
-        hold: Callable[[Any], None] = lambda _: None,
-    ) -> dict[str, Any]:
-        """Wait for a connection; return the call's arguments with the time that is left.
-
-        `hold` gets what can be cancelled meanwhile.
-        """
-        if self._connected or not self._options.wait_for_ready or call["timeout"] == 0:
-            return call
-        # Whatever is answered shows that there is a connection; the health itself is not asked.
-        begin, seconds = monotonic(), self._options.connect_wait(call["timeout"])
-        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
+        session: str = "",
+    ) -> Response:
+        route: Route[Replica] = Route(self._replicas, session)
         try:
-            waiting = probe.future(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
-            hold(waiting)
-            waiting.result()
-        except grpc.FutureCancelledError:
-            raise from_cancel(self.target, partial) from None
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                cause = self._cause()
-                raise no_connection(self.target, seconds, cause, partial) from None
-        sleep(self._options.settle(seconds))
-        self._connected = True
-        return less(call, monotonic() - begin)
+            while True:
+                replica, call = self._replicas.connect(route, call)
+                begin = monotonic()
+                try:
+                    response = method(replica)(request, **call)
+                except grpc.RpcError as cause:
+                    error = self._error(cause, replica)
+                    pause = route.again(error)
+                    call = less(call, monotonic() - begin + (pause or 0))
+                    if pause is None or call["timeout"] == 0:
+                        raise error from cause
+                else:
+                    route.end()
+                    return response
+                sleep(pause)
+        finally:
+            route.leave()
 
-    def _cause(self) -> str | None:
-        """Ask once more without waiting: gRPC then says why there is no connection."""
-        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
-        try:
-            probe(HealthCheckRequest(), timeout=0.1)
-        except grpc.RpcError as error:
-            return why(error)
-        return None
-
-    def _error(self, error: grpc.RpcError, partial: Answer | None = None) -> Error:
+    def _error(
+        self, error: grpc.RpcError, replica: Replica, partial: Answer | None = None
+    ) -> Error:
         if self._closed:
             return from_cancel(self.target, partial)
-        made = from_rpc(error, self.target, partial)
-        self._connected = self._connected and not isinstance(made, ConnectError)
+        made = from_rpc(error, replica.address, partial)
+        replica.connected = replica.connected and not isinstance(made, ConnectError)
         return made
+
+
+def _told(asking: Any) -> Any:
+    try:
+        return asking.result()
+    except grpc.RpcError as error:
+        return error

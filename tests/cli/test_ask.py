@@ -38,6 +38,11 @@ def test_the_answer_is_all_of_stdout(target: str) -> None:
     assert (ended.status, ended.out, ended.err) == (0, "one two  three\n", "")
 
 
+def test_several_servers_can_be_asked(target: str) -> None:
+    """With commas between them; one that is not there does not matter."""
+    assert talkwire("ask", "--target", f"127.0.0.1:1,{target}", "one").out == "one\n"
+
+
 def test_a_final_newline_is_not_doubled(target: str) -> None:
     """An answer that ends with a newline gets no second one."""
     ended = talkwire("ask", "--target", target, "a\n")

@@ -37,6 +37,15 @@ def test_the_shell_command_runs(target: str) -> None:
     assert "".join(message.get("text", "") for message in messages) == NASTY
 
 
+def test_the_shell_command_is_for_one_of_several(target: str) -> None:
+    """Grpcurl knows no lists."""
+    shell = snippet.grpcurl(pb.ChatRequest(query="hi"), Options(target=f"{target},127.0.0.1:1"))
+
+    assert json.loads(ran("sh", "-c", shell).partition("\n}\n")[0] + "}")["text"] == "hi"
+    named = snippet.grpcurl(pb.ChatRequest(), Options(target="dns:///chat:1"))
+    assert " dns:///chat:1 " in named
+
+
 def test_the_program_runs(target: str) -> None:
     """Pasted into a file, the program writes the answer."""
     with Client(target) as client:

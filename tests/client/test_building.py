@@ -151,10 +151,10 @@ def test_timeouts() -> None:
 
 def test_channel_arguments() -> None:
     """Proxies are not asked for this machine; retries are gRPC's own; the caller's go first."""
-    local = dict(Options(target="localhost:1").channel_arguments())
+    local = dict(Options(target="localhost:1").channel_arguments("localhost:1"))
     own = Options(target="far:1", retry=None, channel_options=[("grpc.keepalive_time_ms", 1)])
-    far = dict(reversed(own.channel_arguments()))  # of two gRPC takes the first
-    once = dict(Options(target="far:1", retry=Retry(attempts=1)).channel_arguments())
+    far = dict(reversed(own.channel_arguments("far:1")))  # of two gRPC takes the first
+    once = dict(Options(target="far:1", retry=Retry(attempts=1)).channel_arguments("far:1"))
 
     assert local["grpc.enable_http_proxy"] == 0
     assert '"maxAttempts": 4' in local["grpc.service_config"]

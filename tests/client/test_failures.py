@@ -152,7 +152,8 @@ async def test_no_call_is_cancelled_by_a_server_that_leaves(kind: str) -> None:
 async def test_calls_that_a_leaving_server_never_saw_are_made_elsewhere(kind: str) -> None:
     """Of 64 that begin while it goes, the other server answers all that it does not."""
     with launched("--grace=100") as server, launched() as other:
-        async with calling(kind, f"ipv4:{server.target},{other.target}") as caller:
+        targets = [server.target, other.target]
+        async with calling(kind, targets, balance="first") as caller:
             await caller.chat("x")
             await asyncio.gather(*(begin(caller, server, i) for i in range(STARTS)))
 

@@ -15,8 +15,9 @@ import talkwire
 from fault_table import Table
 from multiplexing import Multiplexing
 from processes import launched
-from support import RunningServer, calling
+from support import RunningServer, calling, sees
 from talkwire import Answer, _resume
+from talkwire._balance import Balancer, Route
 from talkwire._resume import TRIES, Course
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
@@ -102,28 +103,23 @@ def told(answer: Answer) -> pb.ChatResponse:
 
 
 @pytest.mark.parametrize(
-    ("policy", "number"),
+    ("balance", "number"),
     [
-        ("pick_first", signal.SIGKILL),
+        ("first", signal.SIGKILL),
         ("round_robin", signal.SIGKILL),
-        ("pick_first", signal.SIGTERM),
+        ("first", signal.SIGTERM),
     ],
 )
 async def test_no_answer_is_lost_with_a_replica(
-    kind: str, policy: str, number: signal.Signals, table: Table
+    kind: str, balance: str, number: signal.Signals, table: Table
 ) -> None:
     """Of 64 streams those on a server that dies or leaves go on at the other, as if undisturbed."""
     with (
         launched("--served-model-name=a", "--echo-delay=0.3", "--grace=0.1") as a,
         launched("--served-model-name=b") as b,
     ):
-        options: Any = {"channel_options": [("grpc.lb_policy_name", policy)], "resume": True}
-        if "multiplexed" in kind:
-            options["multiplex"] = 2
-        async with calling(kind, f"ipv4:{a.target},{b.target}", **options) as caller:
-            seen = {""}
-            while policy == "round_robin" and not seen > {"a", "b"}:
-                seen.add((await caller.chat("hi", resume=False)).model)
+        async with calling(kind, [a.target, b.target], balance=balance, resume=True) as caller:
+            await sees(caller, 2)
             begun = asyncio.Barrier(STREAMS + 1)
 
             async def ask(i: int) -> tuple[str, Answer, int]:
@@ -142,7 +138,7 @@ async def test_no_answer_is_lost_with_a_replica(
 
     pairs = zip(answers, undisturbed, strict=True)
     lost = sum(told(answer) != told(whole) for (_, answer, _), whole in pairs)
-    done = f"{number.name} of one of two: streams with resume, {policy}"
+    done = f"{number.name} of one of two: streams with resume, {balance}"
     table.add(
         "replica dies", done, STREAMS, lost, f"{sum(first == 'a' for first, *_ in answers)} moved"
     )
@@ -489,7 +485,8 @@ def test_calls_that_are_lost_are_bounded() -> None:
     lost = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
     let_in, nothing = grpc.aio.Metadata(("x-request-id", "id")), grpc.aio.Metadata()
     lost.__cause__ = grpc.aio.AioRpcError(Code.UNAVAILABLE, let_in, nothing, "", "")
-    course = Course(pb.ChatRequest(), lambda _: {"timeout": None}, None, resume=True)
+    route: Route[Any] = Route(Balancer("first", None, chooses=False))
+    course = Course(pb.ChatRequest(), lambda _: {"timeout": None}, None, route, resume=True)
     course.arguments()
     pauses = []
     for tokens in ([], [1]):

@@ -149,6 +149,7 @@ def test_flags_that_the_pages_name_are_there() -> None:
         ["-m", "talkwire", "top", "--help"],
         ["benchmarks/capacity.py", "--help"],
         ["benchmarks/metrics_cost.py", "--help"],
+        ["benchmarks/stickiness.py", "--help"],
         ["benchmarks/proxied.py", "--help"],
     )
     told = "".join(run(sys.executable, *one).stdout for one in helps)

@@ -7,7 +7,7 @@ import pytest
 
 from fault_table import Table
 from processes import launched
-from support import RunningServer
+from support import AsyncCaller, RunningServer, sees
 from talkwire import AsyncClient, AsyncStream
 
 pytestmark = pytest.mark.timeout(300)
@@ -38,16 +38,15 @@ async def test_answers_of_vllm_go_on_elsewhere(vllm: RunningServer, table: Table
 
     with launched("--engine=vllm", f"--kv-cache-memory-bytes={128 << 20}") as first:
         target = await asyncio.to_thread(lambda: first.target)
-        async with (
-            AsyncClient(
-                f"ipv4:{target},{vllm.target}", temperature=0, max_tokens=48, resume=True
-            ) as client,
-            asyncio.TaskGroup() as group,
-        ):
-            asking = [group.create_task(answer(client, query)) for query in QUERIES]
-            while len(begun) < len(QUERIES):  # noqa: ASYNC110  # they tell nobody
-                await asyncio.sleep(0.01)
-            first.signal(signal.SIGKILL)
+        async with AsyncClient(
+            [target, vllm.target], balance="first", temperature=0, max_tokens=48, resume=True
+        ) as client:
+            await sees(AsyncCaller(client), 2)
+            async with asyncio.TaskGroup() as group:
+                asking = [group.create_task(answer(client, query)) for query in QUERIES]
+                while len(begun) < len(QUERIES):  # noqa: ASYNC110  # they tell nobody
+                    await asyncio.sleep(0.01)
+                first.signal(signal.SIGKILL)
 
     answers = [task.result() for task in asking]
     same = sum(text == one.text for (text, _), one in zip(answers, whole, strict=True))

@@ -8,7 +8,7 @@ from talkwire._request import ChatOptions
 from talkwire._sync import Client
 from talkwire.cli.status import Complaint
 
-TARGET = "host:port or unix:PATH; default: $TALKWIRE_TARGET, else localhost:50051"
+TARGET = "host:port[,host:port...] or unix:PATH; default: $TALKWIRE_TARGET, else localhost:50051"
 
 ENVIRONMENT = (
     "TLS and tokens come from the environment: TALKWIRE_TLS=1, TALKWIRE_CA_FILE,\n"

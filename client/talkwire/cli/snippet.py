@@ -21,10 +21,11 @@ def grpcurl(request: pb.ChatRequest, server: Options) -> str:
         words += [f"{flag} {shlex.quote(path)}" for flag, path in files.items() if path]
     if server.token:
         words.append('-H "authorization: Bearer $TALKWIRE_TOKEN"')
-    if server.target.startswith("unix:"):
+    target = [*server.addresses, server.target][0]  # of several any will do
+    if target.startswith("unix:"):
         words.append("-unix")
     body = MessageToJson(request, indent=None, ensure_ascii=False)
-    address = shlex.quote(server.target.removeprefix("unix:"))
+    address = shlex.quote(target.removeprefix("unix:"))
     words += [f"-d {shlex.quote(body)}", address, "talkwire.v1.ChatService/ChatStream"]
     return " ".join(words)
 

@@ -1,0 +1,100 @@
+"""A server and the connection to it, with asyncio; `_replica_sync.py` is its twin."""
+
+import asyncio
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from talkwire._balance import Place
+from talkwire._carrier import Way
+from talkwire._errors import why
+from talkwire._foreign import HEALTH, HealthCheckRequest
+from talkwire._multiplex_async import AsyncMultiplexer
+from talkwire._options import Options
+from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
+
+if TYPE_CHECKING:
+    from talkwire_proto.v1.chat_pb2_grpc import ChatServiceAsyncStub, ModelServiceAsyncStub
+
+
+class AsyncReplica(Place):
+    """A server, and the channel to it, made when first asked for."""
+
+    def __init__(self, options: Options, address: str, channel: grpc.aio.Channel | None) -> None:
+        super().__init__(address, serves=not options.several)
+        self._options = options
+        self._channel = channel
+        self._moves = channel is None  # else the connection is somebody else's choice
+        self._more: list[grpc.aio.Channel] = []  # that streams moved to
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel."""
+        if self._channel is None:
+            self._channel = self._open(anew=False)
+        return self._channel
+
+    @cached_property
+    def stub(self) -> "ChatServiceAsyncStub":
+        """The generated stub of chats."""
+        return ChatServiceStub(self.channel)
+
+    @cached_property
+    def models(self) -> "ModelServiceAsyncStub":
+        """The generated stub of models."""
+        return ModelServiceStub(self.channel)
+
+    @cached_property
+    def chat_stream(self) -> Callable[..., Any]:
+        """What begins the call of a stream."""
+        options = self._options
+        if not options.multiplex:
+            return self.stub.ChatStream
+        way = Way(self.stub, self._another if self._moves else None)
+        retry = None if options.several else options.retry
+        return AsyncMultiplexer(way, options.multiplex, retry).ChatStream
+
+    def health(self, call: dict[str, Any]) -> Any:
+        """Watch what its health says."""
+        watch = self.channel.unary_stream("/grpc.health.v1.Health/Watch", **HEALTH)
+        return watch(HealthCheckRequest(), wait_for_ready=True, **call)
+
+    async def connect(self, seconds: float, hold: Callable[[Any], None]) -> None:
+        """Wait for a connection; `hold` gets what can be cancelled meanwhile.
+
+        Raises:
+            TimeoutError: There is none in so many seconds.
+
+        """
+        if self.channel.get_state() is not grpc.ChannelConnectivity.READY:
+            async with asyncio.timeout(seconds):
+                waiting = asyncio.ensure_future(self.channel.channel_ready())
+                hold(waiting)
+                await waiting
+
+    async def cause(self) -> str | None:
+        """Ask once more without waiting: gRPC then says why there is no connection."""
+        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
+        try:
+            await probe(HealthCheckRequest(), timeout=0.1)
+        except grpc.RpcError as error:
+            return why(error)
+        return None
+
+    async def close(self) -> None:
+        """Close the channel; running calls are cancelled."""
+        for channel in filter(None, (self._channel, *self._more)):
+            await channel.close(None)
+
+    def _open(self, *, anew: bool) -> grpc.aio.Channel:
+        arguments = self._options.channel_arguments(self.address, anew=anew)
+        if self._options.tls:
+            credentials = self._options.tls.credentials()
+            return grpc.aio.secure_channel(self.address, credentials, arguments)
+        return grpc.aio.insecure_channel(self.address, arguments)
+
+    def _another(self) -> "ChatServiceAsyncStub":
+        self._more.append(self._open(anew=True))
+        return ChatServiceStub(self._more[-1])
