@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -27,13 +27,42 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     config, _ = _config_parser().parse_known_args(args)
     try:
         if config.config:
-            args = list(_file_flags(config.config)) + args
-        known, engine_args = parser.parse_known_args(args)
-        values = {f.name: getattr(known, f.name) for f in fields(Settings) if f.name in known}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return Settings(**values, engine_args=tuple(engine_args))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+            args = list(_flags(content(config.config))) + args
+        return _settings(parser, args)
+    except (OSError, ValueError) as error:
         parser.error(str(error))
+
+
+def settings(content: Mapping[str, Any]) -> Settings:
+    """Make settings of a file's content alone. Raises ValueError where it is wrong."""
+    parser = _Raising(allow_abbrev=False, add_help=False)
+    _add_flags(parser)
+    return _settings(parser, [*_flags(content)])
+
+
+def content(path: str) -> dict[str, Any]:
+    """Read a YAML file of flags. Raises OSError, and ValueError where it is none."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a mapping of flags to values")
+    return {str(key): value for key, value in content.items()}
+
+
+class _Raising(argparse.ArgumentParser):
+    """Leaves the process be."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _settings(parser: argparse.ArgumentParser, args: Sequence[str]) -> Settings:
+    known, engine_args = parser.parse_known_args(args)
+    values = {f.name: getattr(known, f.name) for f in fields(Settings) if f.name in known}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Settings(**values, engine_args=tuple(engine_args))
 
 
 def _environment_flags(environ: Mapping[str, str]) -> Iterator[str]:
@@ -42,12 +71,9 @@ def _environment_flags(environ: Mapping[str, str]) -> Iterator[str]:
             yield from _flag(key.removeprefix(PREFIX).lower(), _scalar(value))
 
 
-def _file_flags(path: str) -> Iterator[str]:
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a mapping of flags to values")
+def _flags(content: Mapping[str, Any]) -> Iterator[str]:
     for key, value in content.items():
-        yield from _flag(str(key), value)
+        yield from _flag(key, value)
 
 
 def _scalar(text: str) -> str | bool:
@@ -80,13 +106,17 @@ def _parser() -> argparse.ArgumentParser:
         parents=[_config_parser()],
         allow_abbrev=False,
     )
+    _add_flags(parser)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     for group in GROUPS:
         titled = parser.add_argument_group((group.__doc__ or "").rstrip("."))
         hints = get_type_hints(group)
         for one in fields(group):
             if one.metadata:
                 titled.add_argument(flag_of(one), **_argument(one, hints[one.name]))
-    return parser
 
 
 def _argument(one: Field[Any], hint: Any) -> dict[str, Any]:

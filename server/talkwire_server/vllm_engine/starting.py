@@ -8,7 +8,7 @@ from vllm.platforms import current_platform
 POLL = 0.25  # seconds
 
 
-def choose_start(config: VllmConfig, *, first: bool) -> bool:
+def choose_start(config: VllmConfig, *, may: bool) -> bool:
     """Choose how they start; return whether they will be forked.
 
     A process must not be forked beside a live gRPC server, so only the CPU's single engine process
@@ -17,6 +17,6 @@ def choose_start(config: VllmConfig, *, first: bool) -> bool:
     config.cache_config.num_gpu_blocks = None  # else vLLM adds to the last engine's
     fork = current_platform.is_cpu() and config.parallel_config.data_parallel_size == 1
     if fork:
-        fork = first
+        fork = may
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if fork else "spawn"
     return bool(fork)
