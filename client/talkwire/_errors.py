@@ -20,6 +20,7 @@ Error:
 """
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -189,6 +190,10 @@ _BY_CODE: Mapping[grpc.StatusCode, type[Error]] = {
 }
 
 
+_LOST = re.compile(r"RST_STREAM|http2 header with status: 50[0234]")
+"""gRPC's words where a proxy lost its server."""
+
+
 def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     """Make the exception of a failed rpc, `grpc.RpcError` of either stack."""
     code, text = error.code(), error.details() or ""
@@ -196,6 +201,8 @@ def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     info = details.get("ErrorInfo")
     if code is Code.CANCELLED and not info:
         code = Code.UNAVAILABLE  # what a leaving server has not begun ends so (grpc#41785)
+    if code in (Code.INTERNAL, Code.UNKNOWN) and not info and _LOST.search(text):
+        code = Code.UNAVAILABLE
     kind = _BY_REASON.get(info.reason if info else "", _BY_CODE.get(code, ServerError))
     if code is Code.UNAVAILABLE and not info:
         begun = error.initial_metadata() or (partial and partial.id)

@@ -23,7 +23,9 @@ def start(config: Config) -> None:
         grpc_options=gRPCOptions(
             port=settings.port,
             grpc_servicer_functions=[f"{servicers.__name__}.add_services_to_server"],
-            enable_reflection=settings.reflection,
+            # Serve's own, which asks for no token.
+            enable_reflection=settings.reflection
+            and (settings.open_reflection or not settings.wants_tokens),
         ),
     )
 

@@ -1,107 +1,93 @@
-"""What handlers ask of gRPC's context, answered from Ray Serve's. Knows no handlers."""
+"""The context of a call: gRPC's own, or where that is in another process, one in its place."""
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn, cast
 
 import grpc
 from google.protobuf.message import Message
 from ray.serve.grpc_util import RayServegRPCContext
 
+from talkwire_server.statuses import Context
 
-class Failed(Exception):
-    """A call's status, for Serve to carry to another process."""
+CALL: ContextVar[Context | None] = ContextVar("call", default=None)
+"""gRPC's context of the current call, if it came straight to this process; see `servicers.py`."""
+
+
+class Failed(grpc.aio.AbortError):
+    """How a call ended that Serve's proxy brought, for Serve to take back there."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(code, details)  # as pickle makes it anew
+        super().__init__(code, details)  # what pickle makes it of
 
 
-class ServeContext:
-    """One call, in the place of a `grpc.aio.ServicerContext`.
+class ProxiedContext:
+    """What handlers ask of gRPC's context, for a call that Serve's proxy brought.
 
-    Serve drops the trailers of a call that raises, and with them why it failed; it sends those of
-    one that returns, whatever its status. So who is aborted here returns. A call that came over
-    Serve's own proxy, in another process, has to raise.
-
-    Attributes:
-        direct: Whether the call is known to have come straight to this process.
-
+    Serve takes back a code and a text; neither trailers nor metadata, nor does it tell the
+    deadline: it cancels when that is over.
     """
 
     def __init__(self, given: RayServegRPCContext) -> None:
-        self.direct = False
         self._given = given
-        self._aborted = False
-        self._done = False
-        self._written: asyncio.Queue[Message | None] = asyncio.Queue()
-
-    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        """Return what the caller sent beside its request."""
-        return self._given.invocation_metadata()
-
-    def peer(self) -> str:
-        """Name the other end of the connection, which is HAProxy's."""
-        return self._given.peer()
+        self.invocation_metadata = given.invocation_metadata
+        self.peer = given.peer
 
     def peer_identities(self) -> None:
-        """Know nobody: HAProxy asks for no certificates."""
+        """Know of no certificate."""
 
     def time_remaining(self) -> None:
-        """Not know: Serve keeps the deadline to itself, and cancels when it is over."""
+        """Know of no deadline."""
 
     def done(self) -> bool:
-        """Tell whether the call has ended."""
-        return self._done
+        """Not know that it ended: its handler is cancelled then."""
+        return False
 
     async def send_initial_metadata(self, metadata: object) -> None:
-        """Send nothing: Serve cannot."""
-
-    async def write(self, message: Message) -> None:
-        """Send a message; return when it was taken."""
-        self._written.put_nowait(message)
-        await self._written.join()
+        """Send none."""
 
     async def abort(
         self,
         code: grpc.StatusCode,
         details: str = "",
-        trailing_metadata: Sequence[tuple[str, str | bytes]] = (),
+        trailing_metadata: Sequence[tuple[str, str | bytes]] = (),  # noqa: ARG002  # as gRPC has it
     ) -> NoReturn:
-        """End the call with a status, as soon as its handler has ended."""
+        """End the call with a status."""
         self._given.set_code(code)
         self._given.set_details(details)
-        self._given.set_trailing_metadata(list(trailing_metadata))
-        self._aborted = True
-        raise grpc.aio.AbortError
+        raise Failed(code, details)
 
-    @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Run a handler in the block; leave it as Serve understands how the handler ended."""
-        try:
-            yield
-        except (grpc.aio.AbortError, asyncio.CancelledError) as error:
-            if not self._aborted:
-                raise
-            if not self.direct:
-                raise Failed(self._given.code(), self._given.details()) from None
-            if isinstance(error, asyncio.CancelledError):  # by whoever aborted it
-                task = asyncio.current_task()
-                assert task
-                task.uncancel()
-        finally:
-            self._done = True
 
-    async def writing(self, handler: Coroutine[Any, Any, None]) -> AsyncIterator[Message]:
-        """Run a handler that writes; yield what it does."""
-        task = asyncio.ensure_future(handler)
-        task.add_done_callback(lambda _: self._written.put_nowait(None))
-        try:
-            while message := await self._written.get():
-                yield message
-                self._written.task_done()
-            await task
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError, grpc.aio.AbortError):
-                await task
+def context_of(given: RayServegRPCContext) -> Context:
+    """Return the context of the current call."""
+    return CALL.get() or cast(Context, ProxiedContext(given))
+
+
+async def writable(context: Context) -> Context:
+    """Return a context whose `write` takes messages; of Serve's servers it takes bytes."""
+    if isinstance(context, ProxiedContext):
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "there was no replica: ask again")
+    return cast(Context, _Writing(context))
+
+
+class _Writing:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Message) -> None:
+        await self._context.write(message.SerializeToString())
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Keep from Serve that a call was aborted, if its caller was told: Serve would log a failure."""
+    try:
+        yield
+    except Failed:
+        raise
+    except grpc.aio.AbortError:
+        pass

@@ -28,20 +28,21 @@ from talkwire_server.health import NOT_SERVING, SERVING, Health
 from talkwire_server.logs import start_logging
 from talkwire_server.model_service import ModelService
 from talkwire_server.open_calls import OpenCalls
-from talkwire_server.ray_serve.context import ServeContext
+from talkwire_server.ray_serve.context import context_of, ending, writable
 from talkwire_server.ray_serve.gate import ReplicaGate
 from talkwire_server.ray_serve.scaling import CHATS
-from talkwire_server.ray_serve.servicers import SERVICES, Received
+from talkwire_server.ray_serve.servicers import SERVICES
 from talkwire_server.security.guard import Guard
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children
+from talkwire_server.statuses import Context
 
 log = logging.getLogger("talkwire")
 
 Given: TypeAlias = RayServegRPCContext
-Requests: TypeAlias = gRPCInputStream[Received]
+Requests: TypeAlias = gRPCInputStream[bytes]
 
-RPCS = {method.name: method for service in SERVICES for method in service.methods}
+_RPCS = {method.name: method for service in SERVICES for method in service.methods}
 
 
 class Replica:
@@ -50,6 +51,8 @@ class Replica:
     It ends with its engine, and Serve starts another.
     """
 
+    _engine: Engine | None = None  # as long as it has not loaded
+
     async def __init__(self, settings: Settings) -> None:
         start_logging(settings.log_level, texts=settings.log_texts)
         self._settings = settings
@@ -57,7 +60,7 @@ class Replica:
         for guard in self._guards:
             await guard.load()
         # In a thread: Serve asks a replica that loads whether it lives.
-        self._engine = engine = await asyncio.to_thread(_engine, settings)
+        engine = await asyncio.to_thread(_load, settings)
         self._gate = ReplicaGate(Bounds.of(engine.capacity, settings), settings)
         self._admission = Admission(engine, settings, self._gate)
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
@@ -65,21 +68,23 @@ class Replica:
         self._models = ModelService(engine)
         names = {service.full_name for service in SERVICES}
         self._health = Health(names - {health.SERVICE_NAME})
+        self._engine = engine
         await engine.launch()
         await engine.ready()
         self._admission.open()
         self._health.set(SERVING)
-        watches = (self._open_calls.watch_readers(), self._end_with_engine())
-        self._watches = [asyncio.create_task(watch) for watch in watches]
+        self._reading = asyncio.create_task(self._open_calls.watch_readers())
+        self._ending = asyncio.create_task(self._end_with(engine))
 
     async def __del__(self) -> None:
-        """End the engine. Serve awaits this, once, when no call runs any more."""
-        for watch in self._watches:
-            watch.cancel()
-        await self._engine.stop()
+        """End the engine: what Serve awaits, once, when no call runs any more."""
+        engine, self._engine = self._engine, None
+        if engine:
+            self._ending.cancel()
+            await engine.stop()
 
-    async def _end_with_engine(self) -> NoReturn:
-        log.error("the engine died: %s", await self._engine.failed())
+    async def _end_with(self, engine: Engine) -> NoReturn:
+        log.error("the engine died: %s", await engine.failed())
         self._admission.reload()
         self._health.set(NOT_SERVING)
         await self._open_calls.cut(EngineDead())
@@ -94,43 +99,43 @@ class Replica:
         """Tell Serve how many chats run or wait here."""
         return {CHATS: self._admission.running + self._admission.waiting}
 
-    async def Chat(self, request: Received, grpc_context: Given) -> Message:
+    async def Chat(self, request: bytes, grpc_context: Given) -> Message:
         """Answer a chat in one message."""
         return await self._answer("Chat", self._chat.Chat, request, grpc_context)
 
-    async def CountTokens(self, request: Received, grpc_context: Given) -> Message:
+    async def CountTokens(self, request: bytes, grpc_context: Given) -> Message:
         """Tell how long a prompt is."""
         return await self._answer("CountTokens", self._chat.CountTokens, request, grpc_context)
 
-    async def Abort(self, request: Received, grpc_context: Given) -> Message:
+    async def Abort(self, request: bytes, grpc_context: Given) -> Message:
         """Have a running call of this replica finish where it is."""
         return await self._answer("Abort", self._chat.Abort, request, grpc_context)
 
-    async def ListModels(self, request: Received, grpc_context: Given) -> Message:
+    async def ListModels(self, request: bytes, grpc_context: Given) -> Message:
         """List the models."""
         return await self._answer("ListModels", self._models.ListModels, request, grpc_context)
 
-    async def GetModel(self, request: Received, grpc_context: Given) -> Message:
+    async def GetModel(self, request: bytes, grpc_context: Given) -> Message:
         """Describe a model."""
         return await self._answer("GetModel", self._models.GetModel, request, grpc_context)
 
-    async def Check(self, request: Received, grpc_context: Given) -> Message:
+    async def Check(self, request: bytes, grpc_context: Given) -> Message:
         """Tell the health of this replica."""
         return await self._answer("Check", self._health.Check, request, grpc_context)
 
-    async def Watch(self, request: Received, grpc_context: Given) -> AsyncIterator[Message]:
+    async def Watch(self, request: bytes, grpc_context: Given) -> AsyncIterator[Message]:
         """Tell it now, and whenever it changes."""
-        context = ServeContext(grpc_context)
-        with context.ending():
+        context = context_of(grpc_context)
+        with ending():
             asked = await self._enter("Watch", request, context)
-            async with aclosing(context.writing(self._health.Watch(asked, context))) as written:
-                async for message in written:
-                    yield message
+            await self._health.Watch(asked, await writable(context))
+        for nothing in ():  # all was written; but Serve takes generators alone
+            yield nothing
 
-    async def ChatStream(self, request: Received, grpc_context: Given) -> AsyncIterator[Message]:
+    async def ChatStream(self, request: bytes, grpc_context: Given) -> AsyncIterator[Message]:
         """Answer a chat piece by piece."""
-        context = ServeContext(grpc_context)
-        with context.ending():
+        context = context_of(grpc_context)
+        with ending():
             asked = await self._enter("ChatStream", request, context)
             async with aclosing(self._chat.ChatStream(asked, context)) as deltas:
                 async for delta in deltas:
@@ -138,48 +143,45 @@ class Replica:
 
     async def ChatMultiplex(self, request: Requests, grpc_context: Given) -> AsyncIterator[Message]:
         """Answer many chats at once."""
-        context = ServeContext(grpc_context)
-        with context.ending():
+        context = context_of(grpc_context)
+        with ending():
             await self._identify("ChatMultiplex", context)
             asked = (await self._read("ChatMultiplex", one, context) async for one in request)
-            handler = self._chat.ChatMultiplex(asked, context)
-            async with aclosing(context.writing(handler)) as written:
-                async for message in written:
-                    yield message
+            await self._chat.ChatMultiplex(asked, await writable(context))
+        for nothing in ():
+            yield nothing
 
     async def _answer(
-        self, rpc: str, handler: Callable[[Any, Any], Awaitable[Any]], request: Received, given: Given
+        self, rpc: str, handler: Callable[[Any, Any], Awaitable[Any]], request: bytes, given: Given
     ) -> Message:
-        context = ServeContext(given)
-        answer: Message = GetMessageClass(RPCS[rpc].output_type)()  # beside a status nobody sees it
-        with context.ending():
+        context = context_of(given)
+        answer: Message = GetMessageClass(_RPCS[rpc].output_type)()  # of a call that is aborted
+        with ending():
             answer = await handler(await self._enter(rpc, request, context), context)
         return answer
 
-    async def _enter(self, rpc: str, request: Received, context: ServeContext) -> Any:
-        asked = await self._read(rpc, request, context)
+    async def _enter(self, rpc: str, request: bytes, context: Context) -> Any:
         await self._identify(rpc, context)
-        return asked
+        return await self._read(rpc, request, context)
 
-    async def _identify(self, rpc: str, context: ServeContext) -> None:
-        path = f"/{RPCS[rpc].containing_service.full_name}/{rpc}"
+    async def _identify(self, rpc: str, context: Context) -> None:
+        path = f"/{_RPCS[rpc].containing_service.full_name}/{rpc}"
         for guard in self._guards:
             try:
-                await guard.identify(path, context.invocation_metadata())
+                await guard.identify(path, context.invocation_metadata() or ())
             except CallError as error:
                 await guard.refuse(error, context)
 
-    async def _read(self, rpc: str, request: Received, context: ServeContext) -> Any:
-        """Make a message of bytes, or what refuses it, as a plain server would."""
-        context.direct = request.pid == os.getpid()
-        size, most = len(request.data), self._settings.max_message_bytes
+    async def _read(self, rpc: str, request: bytes, context: Context) -> Any:
+        """Make a message of bytes, or what refuses it."""
+        size, most = len(request), self._settings.max_message_bytes
         if size > most:
-            text = f"Received message larger than max ({size} vs. {most})"  # gRPC's words
+            text = f"Received message larger than max ({size} vs. {most})"  # as gRPC says it
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-        return read(GetMessageClass(RPCS[rpc].input_type), request.data, self._settings)
+        return read(GetMessageClass(_RPCS[rpc].input_type), request, self._settings)
 
 
-def _engine(settings: Settings) -> Engine:
+def _load(settings: Settings) -> Engine:
     if settings.engine == "echo":
         return echo.load(settings)
     from talkwire_server import vllm_engine
