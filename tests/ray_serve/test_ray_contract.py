@@ -1,0 +1,22 @@
+"""The contract that `tests/client/test_contract.py` states, kept by replicas behind HAProxy."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+pytest.register_assert_rewrite("client.test_contract")
+contract = import_module("client.test_contract")
+globals().update({name: test for name, test in vars(contract).items() if name[:5] == "test_"})
+
+
+@pytest.fixture(params=["async", "sync multiplexed"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which client: either, and either way."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def echo(slow_echo: Any) -> Any:
+    """The same server: slow, but it says the same."""
+    return slow_echo

@@ -1,0 +1,131 @@
+"""Replicas and nodes that are killed or replaced under load: what is lost. Nothing is."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from fault_table import Table
+from talkwire import AsyncClient, Error
+
+pytestmark = pytest.mark.timeout(300)
+
+WORDS = 300  # 6 s
+TEXT = " ".join(f"word{i}" for i in range(WORDS))
+STREAMS = 24
+
+
+async def answered(client: AsyncClient, begun: list[str]) -> tuple[bool, int]:
+    """Stream an answer; tell whether it is whole, and how often it went on."""
+    async with client.stream(TEXT) as stream:
+        await anext(stream)
+        begun.append(stream.id)
+        await stream.wait()
+    return stream.answer.text == TEXT, stream.resumed
+
+
+async def ask(target: str, until: Callable[[], bool], **metadata: str) -> Counter[str]:
+    """Ask briefly, again and again, as any client does; count how that ended."""
+    ended: Counter[str] = Counter()
+    async with AsyncClient(target, metadata=metadata) as client:
+        while not until():
+            try:
+                answer = await client.chat("a b")
+                ended["whole" if answer.text == "a b" else "cut"] += 1
+            except Error as error:
+                ended[f"{error.code}: {error.message}"] += 1
+    return ended
+
+
+async def disturbed(
+    slow_echo: Any, disturb: Awaitable[Any], **options: Any
+) -> tuple[Counter[tuple[bool, int]], Counter[str]]:
+    """Disturb an application amid streams; return how those ended, and calls made meanwhile."""
+    metadata, begun = {"application": slow_echo.name}, list[str]()
+    async with AsyncClient(slow_echo.target, metadata=metadata, **options) as client:
+        running = [asyncio.create_task(answered(client, begun)) for _ in range(STREAMS)]
+        while len(begun) < STREAMS:  # noqa: ASYNC110  # they tell nobody
+            await asyncio.sleep(0.01)
+        at = monotonic()
+        disturbing = asyncio.ensure_future(disturb)
+        calls = await ask(
+            slow_echo.target, lambda: disturbing.done() and monotonic() > at + 5, **metadata
+        )
+        await disturbing
+        return Counter(await asyncio.gather(*running)), calls
+
+
+async def healed(slow_echo: Any) -> float:
+    """Wait until both replicas run; return for how long."""
+    begin = monotonic()
+    while await asyncio.to_thread(slow_echo.cluster.tell, "running", slow_echo.name) < 2:
+        await asyncio.sleep(0.1)
+    return monotonic() - begin
+
+
+@pytest.mark.parametrize("multiplex", [False, True], ids=["calls", "multiplexed"])
+async def test_a_replica_that_is_killed_loses_no_answer(
+    slow_echo: Any, table: Table, multiplex: bool
+) -> None:
+    """Its streams go on at the other, to the byte, and no other call fails meanwhile."""
+    await healed(slow_echo)
+
+    async def kill() -> None:
+        victim = slow_echo.cluster.replicas(slow_echo.name)[0]
+        os.kill(victim, signal.SIGKILL)
+
+    streams, calls = await disturbed(slow_echo, kill(), resume=True, multiplex=multiplex)
+    seconds = await healed(slow_echo)
+
+    went_on = sum(streams[key] for key in streams if key[1])
+    lost = STREAMS - sum(streams[key] for key in streams if key[0])
+    kind = "multiplexed streams" if multiplex else "streams"
+    table.add("kill -9 of a Ray replica", kind, STREAMS, lost, f"{went_on} went on elsewhere")
+    table.add(
+        "kill -9 of a Ray replica",
+        "calls meanwhile",
+        calls.total(),
+        calls.total() - calls["whole"],
+        f"another replica runs {5 + seconds:.0f} s later at most",
+    )
+    assert lost == 0
+    assert went_on > 0
+    assert calls.keys() == {"whole"}
+
+
+async def test_an_update_fails_no_call(slow_echo: Any, table: Table) -> None:
+    """Replicas are replaced one by one: streams end where they began, new calls find one."""
+    await healed(slow_echo)
+    before = slow_echo.cluster.replicas(slow_echo.name)
+
+    streams, calls = await disturbed(slow_echo, asyncio.to_thread(slow_echo.deploy))
+
+    lost = STREAMS - streams[True, 0]
+    table.add("update on Ray", "streams of two replicas", STREAMS, lost)
+    table.add("update on Ray", "new calls", calls.total(), calls.total() - calls["whole"])
+    assert streams == {(True, 0): STREAMS}
+    assert calls.keys() == {"whole"}
+    assert not {*before} & {*slow_echo.cluster.replicas(slow_echo.name)}
+
+
+async def test_a_node_that_is_killed_loses_no_answer(slow_echo: Any, table: Table) -> None:
+    """Streams of its replica go on at the other node's."""
+    await healed(slow_echo)
+    kill = asyncio.to_thread(slow_echo.cluster.tell, "kill_node")
+
+    streams, calls = await disturbed(slow_echo, kill, resume=True)
+    await asyncio.to_thread(slow_echo.cluster.tell, "add_node", slow_echo.cluster.environment)
+    await healed(slow_echo)
+
+    went_on = sum(streams[key] for key in streams if key[1])
+    lost = STREAMS - sum(streams[key] for key in streams if key[0])
+    table.add("kill -9 of a Ray node", "streams", STREAMS, lost, f"{went_on} went on elsewhere")
+    table.add("kill -9 of a Ray node", "calls meanwhile", calls.total(), calls.total() - calls["whole"])
+    assert lost == 0
+    assert went_on > 0
+    assert calls.keys() == {"whole"}
