@@ -19,7 +19,7 @@ ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "hdr(session_id)",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_LOG_TO_STDERR": "0",
+    "RAY_SERVE_PORT_QUARANTINE_S": "3600",  # see `RayCluster.part_ports`
 }
 # Where Serve listens, too; no two clusters of a machine may share them.
 PORTS = (
@@ -55,6 +55,15 @@ class RayCluster:
         self._process.stdin.flush()
         return self._answer()
 
+    def part_ports(self) -> None:
+        """Have the replicas of the nodes listen at ports of their own from now on.
+
+        Serve counts ports a node, and gRPC shares those that are taken; on one machine two replicas
+        would have one port, and neither HAProxy nor a test could tell which of them died.
+        """
+        self.deploy("ports", ray={"num_replicas": 6, "num_cpus": 0, "resources": {"second": 0.01}})
+        self.tell("delete", "ports")
+
     def deploy(self, name: str, *, ray: Any = None, **flags: Any) -> str:
         """Deploy an application; return what the command said."""
         done = self.command(name, ray=ray, **flags)
@@ -68,6 +77,7 @@ class RayCluster:
         placement = {
             "name": name,
             "num_cpus": 0.5,
+            "resources": {"second": 0.01},
             "http_port": self._http_port,
             "proxy_location": "HeadOnly",
             **(ray or {}),

@@ -15,6 +15,7 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
+SECOND = {"second": 1}
 OF_A_NODE = {"num_cpus": 8, "num_gpus": 2, "object_store_memory": 100 << 20}
 
 
@@ -25,7 +26,7 @@ class Nodes:
         Path("/tmp/ray").mkdir(exist_ok=True)  # noqa: S108  # where Cluster looks, and makes none
         head = {**OF_A_NODE, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._second = self._cluster.add_node(**OF_A_NODE)
+        self._others = [self._cluster.add_node(**OF_A_NODE, resources=SECOND)]
         self.address: str = self._cluster.address
         ray.init(address=self.address, log_to_driver=False)
 
@@ -43,14 +44,19 @@ class Nodes:
         """Count the GPUs that nobody has."""
         return ray.available_resources().get("GPU", 0)
 
-    def kill_node(self) -> None:
-        """Kill the second node: its raylet, and so all on it."""
-        self._cluster.remove_node(self._second, allow_graceful=False)
-
-    def add_node(self, **environment: str) -> None:
-        """Have a second node."""
-        self._second = self._cluster.add_node(**OF_A_NODE, env_vars=environment)
+    def add_node(self, environment: dict[str, str]) -> None:
+        """Have one more node."""
+        node = self._cluster.add_node(**OF_A_NODE, resources=SECOND, env_vars=environment)
+        self._others.append(node)
         self._cluster.wait_for_nodes()
+
+    def remove_node(self) -> None:
+        """Have the last one leave."""
+        self._cluster.remove_node(self._others.pop())
+
+    def kill_node(self) -> None:
+        """Kill it: its raylet, and so all on it."""
+        self._cluster.remove_node(self._others.pop(), allow_graceful=False)
 
     def delete(self, name: str) -> None:
         """Remove an application."""
@@ -70,8 +76,7 @@ def main() -> None:
         _say(nodes.address)
         for line in sys.stdin:
             step, *arguments = json.loads(line)
-            named = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
-            _say(getattr(nodes, step)(*arguments, **named))
+            _say(getattr(nodes, step)(*arguments))
     finally:
         nodes.end()
 

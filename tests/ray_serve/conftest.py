@@ -19,7 +19,7 @@ class Deployed:
 
     def deploy(self) -> None:
         """Deploy it, maybe anew: two replicas, one on each node, that take 20 ms a word."""
-        placement = {"num_replicas": 2, "max_replicas_per_node": 1}
+        placement = {"num_replicas": 2, "max_replicas_per_node": 1, "resources": {}}
         self.cluster.deploy(
             self.name, echo_delay=0.02, default_system="Be brief.", ray=placement
         )
@@ -48,6 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     if find_spec("ray") is None:
         pytest.skip("needs talkwire[ray]")
     with ray_cluster(tmp_path_factory.mktemp("ray")) as nodes:
+        nodes.part_ports()
         yield nodes
 
 

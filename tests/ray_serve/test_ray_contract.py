@@ -1,9 +1,12 @@
 """The contract that `tests/client/test_contract.py` states, kept by replicas behind HAProxy."""
 
+from collections.abc import AsyncIterator
 from importlib import import_module
 from typing import Any
 
 import pytest
+
+from support import calling
 
 pytest.register_assert_rewrite("client.test_contract")
 contract = import_module("client.test_contract")
@@ -20,3 +23,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 def echo(slow_echo: Any) -> Any:
     """The same server: slow, but it says the same."""
     return slow_echo
+
+
+@pytest.fixture
+async def client(kind: str, slow_echo: Any) -> AsyncIterator[Any]:
+    """Either client. A session keeps it at one replica: the contract is that of one server."""
+    async with calling(kind, slow_echo.target, metadata={"session_id": "contract"}) as caller:
+        yield caller
+
+
+@pytest.fixture
+def slow_client(client: Any) -> Any:
+    """The same."""
+    return client

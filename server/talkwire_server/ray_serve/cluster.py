@@ -22,10 +22,10 @@ def own_fault(environ: Mapping[str, str]) -> str:
 
 def faults(grace: float) -> Iterator[str]:
     """Say what the nodes lack, where answers may go on for `grace` seconds at a leaving replica."""
-    said = {node["NodeManagerAddress"]: _environment(node["NodeID"]) for node in _nodes()}
-    if without := [name for name, (haproxy, _) in said.items() if haproxy != "1"]:
+    said = [(node["NodeManagerAddress"], *_environment(node["NodeID"])) for node in _nodes()]
+    if without := [address for address, haproxy, _ in said if haproxy != "1"]:
         yield _NEEDED.format(f"on {', '.join(without)}")
-    if early := [name for name, (_, stop) in said.items() if float(stop or 120) < grace]:
+    if early := [address for address, _, stop in said if float(stop or 120) < grace]:
         yield (
             f"{HARD_STOP} is less than the grace of {grace:g} s on {', '.join(early)}: when any "
             "replica comes or goes, HAProxy would cut streams after so many seconds"

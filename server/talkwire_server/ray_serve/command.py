@@ -52,16 +52,16 @@ def _deploy(config: Config) -> str:
         raise Complaint(f"no Ray runs here: {cluster.HAPROXY}=1 ray start --head") from None
     if faults := [*cluster.faults(config.settings.grace)]:
         raise Complaint("; ".join(faults))
+    name = config.replicas.name
     start(config)
     try:
-        name = config.replicas.name
         # Of HTTP, which nobody answers; but HAProxy forwards to no application without one.
         serve.run(application(config), name=name, route_prefix=f"/{name}")
     except RuntimeError as error:
         raise Complaint(str(error), FAILED) from None
     host = config.settings.host
     target = f"{cluster.head() if host == '0.0.0.0' else host}:{config.settings.port}"
-    with Client(target) as client:
+    with Client(target, metadata={"application": name}) as client:
         if not client.ready(_PATIENCE):
             raise Complaint(f"{target} does not serve: did Serve run with other options?", FAILED)
     return target
