@@ -33,16 +33,16 @@ class Nodes:
     def chats(self, name: str) -> float:
         """Count the chats that run or wait at all replicas of an application."""
         asked = serve.get_deployment_handle("replica", name).broadcast("record_autoscaling_stats")
-        return sum(told["chats"] for told in asked.results(timeout_s=10))
+        return float(sum(told["chats"] for told in asked.results(timeout_s=10)))
 
     def running(self, name: str) -> int:
         """Count the replicas that run."""
         application = serve.status().applications[name]
-        return application.deployments["replica"].replica_states.get("RUNNING", 0)
+        return int(application.deployments["replica"].replica_states.get("RUNNING", 0))
 
     def gpus(self) -> float:
         """Count the GPUs that nobody has."""
-        return ray.available_resources().get("GPU", 0)
+        return float(ray.available_resources().get("GPU", 0))
 
     def add_node(self, environment: dict[str, str]) -> None:
         """Have one more node."""

@@ -43,7 +43,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def ChatStream(
         self, request: pb.ChatRequest, context: Context
-    ) -> AsyncIterator[pb.ChatStreamResponse]:
+    ) -> AsyncGenerator[pb.ChatStreamResponse]:
         """Answer piece by piece. However this ends, the engine's generator is closed."""
         async with self._deltas(request, context) as (deltas, call):
             async for delta in deltas:

@@ -20,9 +20,7 @@ class Deployed:
     def deploy(self) -> None:
         """Deploy it, maybe anew: two replicas, one on each node, that take 20 ms a word."""
         placement = {"num_replicas": 2, "max_replicas_per_node": 1, "resources": {}}
-        self.cluster.deploy(
-            self.name, echo_delay=0.02, default_system="Be brief.", ray=placement
-        )
+        self.cluster.deploy(self.name, echo_delay=0.02, default_system="Be brief.", ray=placement)
 
     @property
     def server(self) -> "Deployed":
@@ -38,7 +36,7 @@ class Deployed:
 
     async def empty(self) -> None:
         """Return when none does."""
-        while await asyncio.to_thread(lambda: self.unfinished):
+        while await asyncio.to_thread(lambda: self.unfinished):  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.01)
 
 

@@ -1,7 +1,6 @@
 """`talkwire ray deploy`, and what its replicas do: where they are, whom they let in, how many."""
 
 import asyncio
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from fault_table import Table
 from ray_cluster import RayCluster
 from support import trailers
-from talkwire import AsyncClient, Error, InvalidRequest, Overloaded, Timeout, Unauthenticated
+from talkwire import AsyncClient, InvalidRequest, Overloaded, Timeout, Unauthenticated
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.security.tokens import make
@@ -175,11 +174,12 @@ async def test_every_cancel_reaches_the_engine(slow_echo: Any, table: Table) -> 
         table.add("cancels on Ray", way.__name__, STREAMS, 0, f"engines idle {seconds:.2f} s later")
 
     command = [sys.executable, "-c", KILLED, slow_echo.target, LONG]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
-        while await asyncio.to_thread(lambda: slow_echo.unfinished) < STREAMS:
-            await asyncio.sleep(0.1)
-        killed.send_signal(signal.SIGKILL)
-        seconds = await idle(slow_echo, monotonic())
+    killed = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+    while await asyncio.to_thread(lambda: slow_echo.unfinished) < STREAMS:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    killed.kill()
+    seconds = await idle(slow_echo, monotonic())
+    await killed.wait()
     table.add("cancels on Ray", "client killed", STREAMS, 0, f"engines idle {seconds:.2f} s later")
 
 
@@ -245,6 +245,7 @@ async def test_replicas_follow_the_chats(cluster: RayCluster) -> None:
                 "target_ongoing_requests": 4,
                 "upscale_delay_s": 0,
                 "downscale_delay_s": 1,
+                "downscale_to_zero_delay_s": 4,
                 "metrics_interval_s": 0.2,
                 "look_back_period_s": 1,
             }
@@ -253,8 +254,9 @@ async def test_replicas_follow_the_chats(cluster: RayCluster) -> None:
     there = {"application": "scaled"}
 
     async def replicas(number: int) -> None:
-        async with asyncio.timeout(60):
-            while await asyncio.to_thread(cluster.tell, "running", "scaled") != number:
+        running = partial(cluster.tell, "running", "scaled")
+        async with asyncio.timeout(60):  # Serve has no event for it
+            while await asyncio.to_thread(running) != number:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
 
     async with AsyncClient(cluster.target, metadata=there, multiplex=True) as client:

@@ -54,7 +54,7 @@ def _environment(node: str) -> tuple[str | None, str | None]:
     return told
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def _ask(*names: str) -> tuple[str | None, ...]:
     import os
 

@@ -32,7 +32,6 @@ _ELSEWHERE: Mapping[str, str] = {
 """Flags that a replica has no use for, and who sees to their matter."""
 
 
-
 @dataclass(frozen=True)
 class Config:
     """What is deployed: the settings of each replica, how many there are and where they may be."""

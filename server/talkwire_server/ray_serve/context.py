@@ -1,6 +1,6 @@
 """The context of a call: gRPC's own, or where that is in another process, one in its place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast
@@ -51,7 +51,7 @@ class ProxiedContext:
         self,
         code: grpc.StatusCode,
         details: str = "",
-        trailing_metadata: Sequence[tuple[str, str | bytes]] = (),  # noqa: ARG002  # as gRPC has it
+        trailing_metadata: object = (),  # noqa: ARG002  # as gRPC has it
     ) -> NoReturn:
         """End the call with a status."""
         self._given.set_code(code)
@@ -84,7 +84,7 @@ class _Writing:
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Keep from Serve that a call was aborted, if its caller was told: Serve would log a failure."""
+    """Keep from Serve that a call was aborted whose caller was told: it would log a failure."""
     try:
         yield
     except Failed:

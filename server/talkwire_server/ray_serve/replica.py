@@ -7,7 +7,7 @@ raised that another process would have to import vLLM for.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias
 
@@ -44,6 +44,9 @@ Requests: TypeAlias = gRPCInputStream[bytes]
 
 _RPCS = {method.name: method for service in SERVICES for method in service.methods}
 
+_MORE: Sequence[Message] = ()
+"""What Serve's generators yield where all was written: Serve takes generators alone."""
+
 
 class Replica:
     """What a `talkwire_server.server.Server` is, but for the socket, which is Serve's.
@@ -53,7 +56,7 @@ class Replica:
 
     _engine: Engine | None = None  # as long as it has not loaded
 
-    async def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         start_logging(settings.log_level, texts=settings.log_texts)
         self._settings = settings
         self._guards = [Guard(settings)] if settings.wants_tokens else []
@@ -129,8 +132,8 @@ class Replica:
         with ending():
             asked = await self._enter("Watch", request, context)
             await self._health.Watch(asked, await writable(context))
-        for nothing in ():  # all was written; but Serve takes generators alone
-            yield nothing
+        for message in _MORE:
+            yield message
 
     async def ChatStream(self, request: bytes, grpc_context: Given) -> AsyncIterator[Message]:
         """Answer a chat piece by piece."""
@@ -148,17 +151,17 @@ class Replica:
             await self._identify("ChatMultiplex", context)
             asked = (await self._read("ChatMultiplex", one, context) async for one in request)
             await self._chat.ChatMultiplex(asked, await writable(context))
-        for nothing in ():
-            yield nothing
+        for message in _MORE:
+            yield message
 
     async def _answer(
         self, rpc: str, handler: Callable[[Any, Any], Awaitable[Any]], request: bytes, given: Given
     ) -> Message:
         context = context_of(given)
-        answer: Message = GetMessageClass(_RPCS[rpc].output_type)()  # of a call that is aborted
         with ending():
-            answer = await handler(await self._enter(rpc, request, context), context)
-        return answer
+            answer: Message = await handler(await self._enter(rpc, request, context), context)
+            return answer
+        return GetMessageClass(_RPCS[rpc].output_type)()  # it was aborted: nobody sees this
 
     async def _enter(self, rpc: str, request: bytes, context: Context) -> Any:
         await self._identify(rpc, context)
@@ -186,5 +189,5 @@ def _load(settings: Settings) -> Engine:
         return echo.load(settings)
     from talkwire_server import vllm_engine
 
-    # A child that Ray does not know would keep the replica's connection, and Ray from seeing it die.
+    # A forked child would keep the replica's connections, and Ray from seeing that it died.
     return vllm_engine.load(settings, may_fork=False)

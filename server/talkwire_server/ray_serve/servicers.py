@@ -42,7 +42,9 @@ def _unread(method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
     """Say of what kind a method is; Serve puts its handlers in place of none."""
     takes = "stream" if method.client_streaming else "unary"
     gives = "stream" if method.server_streaming else "unary"
-    made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{takes}_{gives}_rpc_method_handler")(None)
+    made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{takes}_{gives}_rpc_method_handler")(
+        None
+    )
     return made
 
 

@@ -1,7 +1,7 @@
 """The guard: asks each call for its token before a handler hears of it. Knows no models."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from talkwire_server.statuses import Context, statuses
 log = logging.getLogger("talkwire")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 Details = grpc.HandlerCallDetails
 
 
