@@ -37,11 +37,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def processor(pid: int) -> int:
-    """Time that a process has computed, in hundredths of a second."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
-
-
 class Several:
     """The frontends of a server."""
 

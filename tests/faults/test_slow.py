@@ -19,7 +19,6 @@ import grpc
 from fault_table import Table
 from network import HOST, INSIDE, network, part
 from processes import launched
-from several import processor
 from talkwire import AsyncClient, RequestIdInUse, Timeout
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
@@ -38,6 +37,11 @@ def resident(pid: int) -> float:
     """Memory of a process, in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def processor(pid: int) -> int:
+    """Time that a process has computed, in hundredths of a second."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 
 async def rest(pid: int) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -266,6 +267,10 @@ async def test_replicas_follow_the_chats(cluster: RayCluster) -> None:
         for stream in streams:
             stream.cancel()
     await replicas(0)
+    async with asyncio.timeout(60):
+        # Until they are gone calls still come to them, and no event tells.
+        while cluster.replicas("scaled"):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
 
     # Serve's own proxy has these wait. It takes back a status and its text, nothing more.
     async with AsyncClient(cluster.target, metadata=there) as client:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from fault_table import Table
-from several import processor
 from talkwire import AsyncClient, Error
 
 pytestmark = pytest.mark.timeout(300)
@@ -20,6 +19,7 @@ pytestmark = pytest.mark.timeout(300)
 WORDS = 300  # 6 s
 TEXT = " ".join(f"word{i}" for i in range(WORDS))
 STREAMS = 24
+MET = 3  # calls that find a replica dead which HAProxy has not given up yet, by its three errors
 
 
 async def answered(client: AsyncClient, begun: list[str]) -> tuple[bool, int]:
@@ -31,10 +31,10 @@ async def answered(client: AsyncClient, begun: list[str]) -> tuple[bool, int]:
     return stream.answer.text == TEXT, stream.resumed
 
 
-async def ask(target: str, until: Callable[[], bool], **metadata: str) -> Counter[str]:
-    """Ask briefly, again and again, as any client does; count how that ended."""
+async def ask(target: str, until: Callable[[], bool], **options: Any) -> Counter[str]:
+    """Ask briefly, again and again; count how that ended."""
     ended: Counter[str] = Counter()
-    async with AsyncClient(target, metadata=metadata) as client:
+    async with AsyncClient(target, **options) as client:
         while not until():
             try:
                 answer = await client.chat("a b")
@@ -48,25 +48,23 @@ async def disturbed(
     slow_echo: Any, disturb: Awaitable[Any], **options: Any
 ) -> tuple[Counter[tuple[bool, int]], Counter[str]]:
     """Disturb an application amid streams; return how those ended, and calls made meanwhile."""
-    metadata, begun = {"application": slow_echo.name}, list[str]()
-    async with AsyncClient(slow_echo.target, metadata=metadata, **options) as client:
-        running = [asyncio.create_task(answered(client, begun)) for _ in range(STREAMS)]
+    begun: list[str] = []
+    options["metadata"] = {"application": slow_echo.name}
+    async with (
+        AsyncClient(slow_echo.target, **options) as one,
+        AsyncClient(slow_echo.target, **options) as other,  # what is shared goes by turns, too
+    ):
+        clients = [one, other] * (STREAMS // 2)
+        running = [asyncio.create_task(answered(client, begun)) for client in clients]
         while len(begun) < STREAMS:  # noqa: ASYNC110  # they tell nobody
             await asyncio.sleep(0.01)
         at = monotonic()
         disturbing = asyncio.ensure_future(disturb)
         calls = await ask(
-            slow_echo.target, lambda: disturbing.done() and monotonic() > at + 5, **metadata
+            slow_echo.target, lambda: disturbing.done() and monotonic() > at + 5, **options
         )
         await disturbing
         return Counter(await asyncio.gather(*running)), calls
-
-
-async def busiest(pids: Sequence[int]) -> int:
-    """Choose the process that computes most: of two replicas one may have all that is shared."""
-    before = [*map(processor, pids)]
-    await asyncio.sleep(0.5)
-    return max(zip(pids, before, strict=True), key=lambda one: processor(one[0]) - one[1])[0]
 
 
 async def healed(slow_echo: Any) -> float:
@@ -82,11 +80,11 @@ async def healed(slow_echo: Any) -> float:
 async def test_a_replica_that_is_killed_loses_no_answer(
     slow_echo: Any, table: Table, multiplex: bool
 ) -> None:
-    """Its streams go on at the other, to the byte, and no other call fails meanwhile."""
+    """Its streams go on at the other, to the byte; of new calls next to none meets it."""
     await healed(slow_echo)
 
     async def kill() -> None:
-        os.kill(await busiest(slow_echo.cluster.replicas(slow_echo.name)), signal.SIGKILL)
+        os.kill(slow_echo.cluster.replicas(slow_echo.name)[0], signal.SIGKILL)
 
     streams, calls = await disturbed(slow_echo, kill(), resume=True, multiplex=multiplex)
     seconds = await healed(slow_echo)
@@ -104,7 +102,7 @@ async def test_a_replica_that_is_killed_loses_no_answer(
     )
     assert lost == 0
     assert went_on > 0
-    assert calls.keys() == {"whole"}
+    assert calls.total() - calls["whole"] <= MET
 
 
 async def test_an_update_fails_no_call(slow_echo: Any, table: Table) -> None:
@@ -139,4 +137,4 @@ async def test_a_node_that_is_killed_loses_no_answer(slow_echo: Any, table: Tabl
     )
     assert lost == 0
     assert went_on > 0
-    assert calls.keys() == {"whole"}
+    assert calls.total() - calls["whole"] <= MET
