@@ -1,6 +1,7 @@
 """`talkwire ray deploy`, and what its replicas do: where they are, whom they let in, how many."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -39,7 +40,12 @@ def test_every_fault_of_a_file_is_named(cluster: RayCluster) -> None:
         frontends=2,
         tls_cert_file="cert.pem",
         allow_insecure=False,
-        ray={"replicas": 2, "num_cpus": -1, "autoscaling_config": {"max": 3}},
+        ray={
+            "replicas": 2,
+            "num_cpus": -1,
+            "autoscaling_config": {"max": 3},
+            "env": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1"},
+        },
     )
 
     assert done.returncode == 2
@@ -51,8 +57,18 @@ def test_every_fault_of_a_file_is_named(cluster: RayCluster) -> None:
         "ray.replicas: Extra inputs are not permitted",
         "ray.num_cpus: Input should be greater than or equal to 0",
         "ray.autoscaling_config: unknown: max",
+        "ray.env: RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD: replicas need it as it is",
     ):
         assert fault in done.stderr
+
+
+def test_a_replica_that_cannot_start_says_why(cluster: RayCluster) -> None:
+    """The command fails, with the replica's own words."""
+    done = cluster.command("bad", token_file="/nowhere/tokens.yaml")
+    cluster.tell("delete", "bad")
+
+    assert done.returncode == 1
+    assert "/nowhere/tokens.yaml" in done.stderr
 
 
 def test_without_haproxy_it_says_why_and_what_to_do(tmp_path: Path) -> None:
@@ -60,6 +76,7 @@ def test_without_haproxy_it_says_why_and_what_to_do(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs talkwire[ray]")
     done = subprocess.run(
         [*TALKWIRE, "ray", "deploy", str(tmp_path / "config.yaml")],
+        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
         capture_output=True,
         text=True,
         check=False,
@@ -68,7 +85,7 @@ def test_without_haproxy_it_says_why_and_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "RAY_SERVE_ENABLE_HA_PROXY is not 1 here: without HAProxy Ray Serve loses" in line
-    assert "RAY_SERVE_ENABLE_HA_PROXY=1 ray start" in line
+    assert line.endswith("export RAY_SERVE_ENABLE_HA_PROXY=1, and start Ray anew")
 
 
 async def test_nodes_are_asked_too(cluster: RayCluster) -> None:
@@ -113,6 +130,16 @@ async def test_an_abort_finds_a_call_at_any_replica(slow_echo: Any) -> None:
                 assert await client.abort(stream.id)
                 answer = await stream.wait()
             assert (answer.finish_reason, await client.abort(stream.id)) == ("aborted", False)
+
+
+async def test_a_request_id_is_one_replicas(slow_echo: Any) -> None:
+    """Two replicas may run the same at once, where one would refuse the second."""
+    async with (
+        AsyncClient(slow_echo.target) as client,
+        client.stream(LONG, request_id="twice") as one,
+        client.stream(LONG, request_id="twice") as other,
+    ):
+        assert [(await anext(stream)).proto.id for stream in (one, other)] == ["twice"] * 2
 
 
 # What arrives

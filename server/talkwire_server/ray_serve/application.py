@@ -9,7 +9,11 @@ from ray.serve.config import AutoscalingPolicy, HTTPOptions, gRPCOptions
 from talkwire_server.ray_serve import servicers
 from talkwire_server.ray_serve.config import Config
 from talkwire_server.ray_serve.replica import Replica
+from talkwire_server.ray_serve.replicas import ENVIRONMENT
 from talkwire_server.ray_serve.scaling import policy as scale
+
+REPLICA = "replica"
+"""The name of the one deployment of an application."""
 
 MOST_CALLS = 100_000  # of a replica: how many may run and wait is its admission's to say
 
@@ -41,7 +45,7 @@ def application(config: Config) -> Application:
         number = {"autoscaling_config": scaling}
     deployment = serve.deployment(
         Replica,
-        name="replica",
+        name=REPLICA,
         **number,
         max_replicas_per_node=replicas.max_replicas_per_node,
         max_surge_percent=replicas.max_surge_percent,
@@ -52,13 +56,7 @@ def application(config: Config) -> Application:
             "num_cpus": replicas.num_cpus,
             "num_gpus": replicas.num_gpus,
             "resources": replicas.resources,
-            "runtime_env": {"env_vars": {**_ENVIRONMENT, **replicas.env}},
+            "runtime_env": {"env_vars": ENVIRONMENT | replicas.env},
         },
     )
     return deployment.bind(settings)
-
-
-_ENVIRONMENT = {
-    # Else what a caller does not read is kept in an endless queue between two threads.
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-}

@@ -11,7 +11,7 @@ HARD_STOP = "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"
 
 _NEEDED = (
     f"{HAPROXY} is not 1 {{}}: without HAProxy Ray Serve loses cancels of callers, and a message "
-    f"costs it many times as much; stop Ray, and start it anew as {HAPROXY}=1 ray start ..."
+    f"costs it many times as much; export {HAPROXY}=1, and start Ray anew"
 )
 
 

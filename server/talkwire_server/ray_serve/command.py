@@ -12,8 +12,9 @@ from ray import serve
 
 from talkwire import Client
 from talkwire.cli.status import FAILED, Complaint
+from talkwire_server.engine import StartError
 from talkwire_server.ray_serve import cluster
-from talkwire_server.ray_serve.application import application, start
+from talkwire_server.ray_serve.application import REPLICA, application, start
 from talkwire_server.ray_serve.config import Config, read
 
 _PATIENCE = 60.0  # seconds, once its replicas run, for HAProxy to find them
@@ -49,16 +50,24 @@ def _deploy(config: Config) -> str:
     try:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError:
-        raise Complaint(f"no Ray runs here: {cluster.HAPROXY}=1 ray start --head") from None
+        raise Complaint("no Ray runs here: ray start --head") from None
     if faults := [*cluster.faults(config.settings.grace)]:
         raise Complaint("; ".join(faults))
     name = config.replicas.name
-    start(config)
+    try:
+        start(config)
+    except RuntimeError as error:
+        taken = [line for line in str(error).splitlines() if "cannot bind" in line]
+        raise Complaint("\n".join(["Serve did not start", *taken]), FAILED) from error
     try:
         # Of HTTP, which nobody answers; but HAProxy forwards to no application without one.
         serve.run(application(config), name=name, route_prefix=f"/{name}")
-    except RuntimeError as error:
-        raise Complaint(str(error), FAILED) from None
+    except RuntimeError:
+        told = serve.status().applications[name].deployments[REPLICA].message
+        cause = (
+            told.strip().rpartition("\n")[2].removeprefix(f"{StartError.__module__}.StartError: ")
+        )
+        raise Complaint(f"no replica started: {cause} (`serve status` says more)", FAILED) from None
     host = config.settings.host
     target = f"{cluster.head() if host == '0.0.0.0' else host}:{config.settings.port}"
     with Client(target, metadata={"application": name}) as client:

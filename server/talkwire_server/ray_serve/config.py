@@ -1,10 +1,11 @@
 """Reads what shall be deployed from a file: the flags of `talkwire serve`, and the key `ray`."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from talkwire_server import options, vllm_engine
+from talkwire_server.engine import StartError
 from talkwire_server.ray_serve.replicas import Replicas, workers
 from talkwire_server.settings import Settings
 
@@ -64,16 +65,16 @@ def read(path: str) -> Config:
 def _tried(faults: list[str], make: Callable[[], T]) -> T | None:
     try:
         return make()
-    except ValueError as error:
+    except (ValueError, StartError) as error:
         faults.append(str(error))
         return None
 
 
 def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     """Find what Serve would pass over, or do to the operator's surprise."""
-    for key, matter in _ELSEWHERE.items():
-        if content.get(key):
-            yield f"{key}: {matter}"
+    for one in fields(Settings):
+        if one.name in _ELSEWHERE and content.get(one.name, one.default) != one.default:
+            yield f"{one.name}: {_ELSEWHERE[one.name]}"
     if not content.get("allow_insecure"):
         unasked = "" if content.keys() & {"token_file", "jwt_jwks"} else " and call unasked"
         yield (

@@ -8,6 +8,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ray.serve.config import AutoscalingConfig
 
+ENVIRONMENT = {
+    # Handlers use gRPC's context, in its thread; and what a caller does not read would else be kept
+    # in an endless queue between two.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+}
+"""Variables that all replicas have."""
+
 
 class Replicas(BaseModel):
     """What Serve has a word for has that word, and Serve's default where none is said here.
@@ -52,6 +59,13 @@ class Replicas(BaseModel):
             return cls.model_validate({} if content is None else content)
         except ValidationError as error:
             raise ValueError("; ".join(_faults(error))) from None
+
+    @field_validator("env")
+    @classmethod
+    def _free(cls, given: dict[str, str]) -> dict[str, str]:
+        if taken := given.keys() & ENVIRONMENT.keys():
+            raise ValueError(f"{', '.join(taken)}: replicas need it as it is")
+        return given
 
     @field_validator("autoscaling_config", mode="before")
     @classmethod
