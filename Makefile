@@ -7,7 +7,7 @@
 SHELL := bash
 BUILD ?= auto
 ARGS ?=
-FAULTS = tests/faults tests/engine/test_death.py tests/client/test_resuming.py
+FAULTS = tests/faults tests/engine/test_death.py tests/client/test_resuming.py tests/ray_serve
 FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 
 .PHONY: help chat serve test check faults soak fuzz proto setup setup-dev clean

@@ -8,6 +8,8 @@ import pytest
 
 from support import calling
 
+pytestmark = pytest.mark.timeout(300)  # the first waits for the cluster
+
 pytest.register_assert_rewrite("client.test_contract")
 contract = import_module("client.test_contract")
 globals().update({name: test for name, test in vars(contract).items() if name[:5] == "test_"})

@@ -23,7 +23,7 @@ from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.security.tokens import make
 from terminal import TALKWIRE
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 LONG = "word " * 1000  # 20 s
 STREAMS = 32
