@@ -101,7 +101,7 @@ async def test_its_answers_outlive_it(
 
     lost = sum(text != one.text for (text, _), one in zip(answers, whole, strict=True))
     seen = f"answers again after {seconds:.0f} s"
-    table.add(f"kill -9 of a Ray replica's {victim}", "streams of vLLM", len(whole), lost, seen)
+    table.add(f"kill -9 of vLLM on Ray: {victim}", "its streams, resumed", len(whole), lost, seen)
     assert [text for text, _ in answers] == [one.text for one in whole]
     assert not alive(replica)
     assert not alive(engine)
