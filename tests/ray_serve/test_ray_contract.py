@@ -22,15 +22,21 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def echo(slow_echo: Any) -> Any:
-    """The same server: slow, but it says the same."""
-    return slow_echo
+def echo(deployed: Any) -> Any:
+    """The application: slow, but it says the same."""
+    return deployed
+
+
+@pytest.fixture(scope="session")
+def slow_echo(deployed: Any) -> Any:
+    """The same."""
+    return deployed
 
 
 @pytest.fixture
-async def client(kind: str, slow_echo: Any) -> AsyncIterator[Any]:
+async def client(kind: str, deployed: Any) -> AsyncIterator[Any]:
     """Either client. A session keeps it at one replica: the contract is that of one server."""
-    async with calling(kind, slow_echo.target, metadata={"session_id": "contract"}) as caller:
+    async with calling(kind, deployed.target, metadata={"session_id": "contract"}) as caller:
         yield caller
 
 

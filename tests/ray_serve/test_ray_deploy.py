@@ -107,13 +107,13 @@ async def replica_of(client: AsyncClient) -> str:
     return str((await client.model()).load_time)
 
 
-async def test_streams_spread_and_sessions_stay(slow_echo: Any) -> None:
+async def test_streams_spread_and_sessions_stay(deployed: Any) -> None:
     """Calls without a session go to both nodes' replicas; all of a session to one."""
     sessions: dict[str, set[str]] = {}
-    async with AsyncClient(slow_echo.target) as client:
+    async with AsyncClient(deployed.target) as client:
         anyone = Counter(await asyncio.gather(*(replica_of(client) for _ in range(24))))
     for session in map(str, range(16)):
-        async with AsyncClient(slow_echo.target, metadata={"session_id": session}) as client:
+        async with AsyncClient(deployed.target, metadata={"session_id": session}) as client:
             sessions[session] = {await replica_of(client) for _ in range(4)}
 
     assert sorted(anyone.values()) == [12, 12]
@@ -121,9 +121,9 @@ async def test_streams_spread_and_sessions_stay(slow_echo: Any) -> None:
     assert len(set.union(*sessions.values())) == 2
 
 
-async def test_an_abort_finds_a_call_at_any_replica(slow_echo: Any) -> None:
+async def test_an_abort_finds_a_call_at_any_replica(deployed: Any) -> None:
     """However HAProxy chooses, the answer ends where it is, with its usage."""
-    async with AsyncClient(slow_echo.target) as client:
+    async with AsyncClient(deployed.target) as client:
         for _ in range(2):  # by turns they come to either
             async with client.stream(LONG) as stream:
                 await anext(stream)
@@ -132,10 +132,10 @@ async def test_an_abort_finds_a_call_at_any_replica(slow_echo: Any) -> None:
             assert (answer.finish_reason, await client.abort(stream.id)) == ("aborted", False)
 
 
-async def test_a_request_id_is_one_replicas(slow_echo: Any) -> None:
+async def test_a_request_id_is_one_replicas(deployed: Any) -> None:
     """Two replicas may run the same at once, where one would refuse the second."""
     async with (
-        AsyncClient(slow_echo.target) as client,
+        AsyncClient(deployed.target) as client,
         client.stream(LONG, request_id="twice") as one,
         client.stream(LONG, request_id="twice") as other,
     ):
@@ -145,9 +145,9 @@ async def test_a_request_id_is_one_replicas(slow_echo: Any) -> None:
 # What arrives
 
 
-async def test_metadata_and_health_are_those_of_a_server(slow_echo: Any) -> None:
+async def test_metadata_and_health_are_those_of_a_server(deployed: Any) -> None:
     """The request's id comes before the answer; health knows services, and pushes."""
-    async with grpc.aio.insecure_channel(slow_echo.target) as channel:
+    async with grpc.aio.insecure_channel(deployed.target) as channel:
         call = ChatServiceStub(channel).ChatStream(pb.ChatRequest(query="hi", request_id="mine"))
         assert dict(await call.initial_metadata())["x-request-id"] == "mine"
         call.cancel()
@@ -177,14 +177,14 @@ for _ in range(32):
 """
 
 
-async def idle(slow_echo: Any, since: float) -> float:
+async def idle(deployed: Any, since: float) -> float:
     """Wait until no chat runs; return how long that took, the question included."""
     async with asyncio.timeout(5):  # a chat that was left alone would take 20 s
-        await slow_echo.empty()
+        await deployed.empty()
     return monotonic() - since
 
 
-async def test_every_cancel_reaches_the_engine(slow_echo: Any, table: Table) -> None:
+async def test_every_cancel_reaches_the_engine(deployed: Any, table: Table) -> None:
     """Right after a message, when a deadline passes, and when the client is killed: 32 of 32."""
 
     async def leave(client: AsyncClient) -> None:
@@ -196,17 +196,17 @@ async def test_every_cancel_reaches_the_engine(slow_echo: Any, table: Table) -> 
             await client.chat(LONG, timeout=0.5)
 
     for way in (leave, pass_deadline):
-        async with AsyncClient(slow_echo.target) as client:
+        async with AsyncClient(deployed.target) as client:
             await asyncio.gather(*(way(client) for _ in range(STREAMS)))
-            seconds = await idle(slow_echo, monotonic())
+            seconds = await idle(deployed, monotonic())
         table.add("cancels on Ray", way.__name__, STREAMS, 0, f"engines idle {seconds:.2f} s later")
 
-    command = [sys.executable, "-c", KILLED, slow_echo.target, LONG]
+    command = [sys.executable, "-c", KILLED, deployed.target, LONG]
     killed = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
-    while await asyncio.to_thread(lambda: slow_echo.unfinished) < STREAMS:  # noqa: ASYNC110
+    while await asyncio.to_thread(lambda: deployed.unfinished) < STREAMS:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     killed.kill()
-    seconds = await idle(slow_echo, monotonic())
+    seconds = await idle(deployed, monotonic())
     await killed.wait()
     table.add("cancels on Ray", "client killed", STREAMS, 0, f"engines idle {seconds:.2f} s later")
 

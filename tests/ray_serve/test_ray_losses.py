@@ -45,14 +45,14 @@ async def ask(target: str, until: Callable[[], bool], **options: Any) -> Counter
 
 
 async def disturbed(
-    slow_echo: Any, disturb: Awaitable[Any], **options: Any
+    deployed: Any, disturb: Awaitable[Any], **options: Any
 ) -> tuple[Counter[tuple[bool, int]], Counter[str]]:
     """Disturb an application amid streams; return how those ended, and calls made meanwhile."""
     begun: list[str] = []
-    options["metadata"] = {"application": slow_echo.name}
+    options["metadata"] = {"application": deployed.name}
     async with (
-        AsyncClient(slow_echo.target, **options) as one,
-        AsyncClient(slow_echo.target, **options) as other,  # what is shared goes by turns, too
+        AsyncClient(deployed.target, **options) as one,
+        AsyncClient(deployed.target, **options) as other,  # what is shared goes by turns, too
     ):
         clients = [one, other] * (STREAMS // 2)
         running = [asyncio.create_task(answered(client, begun)) for client in clients]
@@ -61,16 +61,16 @@ async def disturbed(
         at = monotonic()
         disturbing = asyncio.ensure_future(disturb)
         calls = await ask(
-            slow_echo.target, lambda: disturbing.done() and monotonic() > at + 5, **options
+            deployed.target, lambda: disturbing.done() and monotonic() > at + 5, **options
         )
         await disturbing
         return Counter(await asyncio.gather(*running)), calls
 
 
-async def healed(slow_echo: Any) -> float:
+async def healed(deployed: Any) -> float:
     """Wait until both replicas run; return for how long."""
     begin = monotonic()
-    running = partial(slow_echo.cluster.tell, "running", slow_echo.name)
+    running = partial(deployed.cluster.tell, "running", deployed.name)
     while await asyncio.to_thread(running) < 2:  # noqa: ASYNC110  # Serve has no event for it
         await asyncio.sleep(0.1)
     return monotonic() - begin
@@ -78,16 +78,16 @@ async def healed(slow_echo: Any) -> float:
 
 @pytest.mark.parametrize("multiplex", [False, True], ids=["calls", "multiplexed"])
 async def test_a_replica_that_is_killed_loses_no_answer(
-    slow_echo: Any, table: Table, multiplex: bool
+    deployed: Any, table: Table, multiplex: bool
 ) -> None:
     """Its streams go on at the other, to the byte; of new calls next to none meets it."""
-    await healed(slow_echo)
+    await healed(deployed)
 
     async def kill() -> None:
-        os.kill(slow_echo.cluster.replicas(slow_echo.name)[0], signal.SIGKILL)
+        os.kill(deployed.cluster.replicas(deployed.name)[0], signal.SIGKILL)
 
-    streams, calls = await disturbed(slow_echo, kill(), resume=True, multiplex=multiplex)
-    seconds = await healed(slow_echo)
+    streams, calls = await disturbed(deployed, kill(), resume=True, multiplex=multiplex)
+    seconds = await healed(deployed)
 
     went_on = sum(streams[key] for key in streams if key[1])
     lost = STREAMS - sum(streams[key] for key in streams if key[0])
@@ -105,29 +105,29 @@ async def test_a_replica_that_is_killed_loses_no_answer(
     assert calls.total() - calls["whole"] <= MET
 
 
-async def test_an_update_fails_no_call(slow_echo: Any, table: Table) -> None:
+async def test_an_update_fails_no_call(deployed: Any, table: Table) -> None:
     """Replicas are replaced one by one: streams end where they began, new calls find one."""
-    await healed(slow_echo)
-    before = slow_echo.cluster.replicas(slow_echo.name)
+    await healed(deployed)
+    before = deployed.cluster.replicas(deployed.name)
 
-    streams, calls = await disturbed(slow_echo, asyncio.to_thread(slow_echo.deploy))
+    streams, calls = await disturbed(deployed, asyncio.to_thread(deployed.deploy))
 
     lost = STREAMS - streams[True, 0]
     table.add("update on Ray", "streams of two replicas", STREAMS, lost)
     table.add("update on Ray", "new calls", calls.total(), calls.total() - calls["whole"])
     assert streams == {(True, 0): STREAMS}
     assert calls.keys() == {"whole"}
-    assert not {*before} & {*slow_echo.cluster.replicas(slow_echo.name)}
+    assert not {*before} & {*deployed.cluster.replicas(deployed.name)}
 
 
-async def test_a_node_that_is_killed_loses_no_answer(slow_echo: Any, table: Table) -> None:
+async def test_a_node_that_is_killed_loses_no_answer(deployed: Any, table: Table) -> None:
     """Streams of its replica go on at the other node's."""
-    await healed(slow_echo)
-    kill = asyncio.to_thread(slow_echo.cluster.tell, "kill_node")
+    await healed(deployed)
+    kill = asyncio.to_thread(deployed.cluster.tell, "kill_node")
 
-    streams, calls = await disturbed(slow_echo, kill, resume=True)
-    await asyncio.to_thread(slow_echo.cluster.tell, "add_node", slow_echo.cluster.environment)
-    await healed(slow_echo)
+    streams, calls = await disturbed(deployed, kill, resume=True)
+    await asyncio.to_thread(deployed.cluster.tell, "add_node", deployed.cluster.environment)
+    await healed(deployed)
 
     went_on = sum(streams[key] for key in streams if key[1])
     lost = STREAMS - sum(streams[key] for key in streams if key[0])

@@ -1,4 +1,4 @@
-"""Fixtures: one cluster of Ray for all of its tests, and a server on it."""
+"""Fixtures of the tests of Ray: one cluster for all of them, and an application on it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -51,8 +51,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 @pytest.fixture(scope="session")
-def slow_echo(cluster: RayCluster) -> Deployed:
+def deployed(cluster: RayCluster) -> Deployed:
     """A slow echo server of two nodes."""
-    deployed = Deployed(cluster, "slow")
-    deployed.deploy()
-    return deployed
+    slow = Deployed(cluster, "slow")
+    slow.deploy()
+    return slow
