@@ -113,6 +113,14 @@ def test_one_package_imports_vllm() -> None:
     assert importers("vllm", SERVER, CLIENT) == inside
 
 
+def test_one_package_imports_ray() -> None:
+    """A server needs none of it."""
+    inside = importers("ray", SERVER / "ray_serve")
+
+    assert inside
+    assert importers("ray", SERVER, CLIENT) == inside
+
+
 def test_one_module_imports_pydantic() -> None:
     """What needs talkwire[pydantic] is in one place."""
     inside = {"client/talkwire/_pydantic.py"}

@@ -20,6 +20,7 @@ Error:
 """
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -189,6 +190,10 @@ _BY_CODE: Mapping[grpc.StatusCode, type[Error]] = {
 }
 
 
+_LOST = re.compile(r"RST_STREAM|http2 header with status: 50[0234]")
+"""gRPC's words where a proxy lost its server."""
+
+
 def from_rpc(error: Any, target: str, partial: Answer | None = None) -> Error:
     """Make the exception of a failed rpc, `grpc.RpcError` of either stack."""
     code, text = error.code(), error.details() or ""
@@ -254,7 +259,7 @@ def unheard(error: Error) -> bool:
 
 def is_reset(code: grpc.StatusCode, text: str) -> bool:
     """Tell whether a proxy ended a call, because it lost the server; gRPC's words alone say so."""
-    return code is Code.INTERNAL and "Received RST_STREAM" in text
+    return code in (Code.INTERNAL, Code.UNKNOWN) and bool(_LOST.search(text))
 
 
 def has_no_health(error: Any) -> bool:

@@ -8,9 +8,9 @@ vLLM's own flags included: `max_num_seqs: 8` in the file, `TALKWIRE_SERVE_MAX_NU
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -28,14 +28,42 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     config, _ = _config_parser().parse_known_args(args)
     try:
         if config.config:
-            args = list(_file_flags(config.config)) + args
-        known, engine_args = parser.parse_known_args(args)
-        values = {f.name: getattr(known, f.name) for f in fields(Settings) if f.name in known}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        traces = trace_exporters(environ)
-        return Settings(**values, engine_args=tuple(engine_args), trace_exporters=traces)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+            args = list(_flags(content(config.config))) + args
+        return replace(_settings(parser, args), trace_exporters=trace_exporters(environ))
+    except (OSError, ValueError) as error:
         parser.error(str(error))
+
+
+def settings(content: Mapping[str, Any]) -> Settings:
+    """Make settings of a file's content alone. Raises ValueError where it is wrong."""
+    parser = _Raising(allow_abbrev=False, add_help=False)
+    _add_flags(parser)
+    return _settings(parser, [*_flags(content)])
+
+
+def content(path: str) -> dict[str, Any]:
+    """Read a YAML file of flags. Raises OSError, and ValueError where it is none."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a mapping of flags to values")
+    return {str(key): value for key, value in content.items()}
+
+
+class _Raising(argparse.ArgumentParser):
+    """Leaves the process be."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _settings(parser: argparse.ArgumentParser, args: Sequence[str]) -> Settings:
+    known, engine_args = parser.parse_known_args(args)
+    values = {f.name: getattr(known, f.name) for f in fields(Settings) if f.name in known}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Settings(**values, engine_args=tuple(engine_args))
 
 
 def _environment_flags(environ: Mapping[str, str]) -> Iterator[str]:
@@ -44,12 +72,9 @@ def _environment_flags(environ: Mapping[str, str]) -> Iterator[str]:
             yield from _flag(key.removeprefix(PREFIX).lower(), _scalar(value))
 
 
-def _file_flags(path: str) -> Iterator[str]:
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a mapping of flags to values")
+def _flags(content: Mapping[str, Any]) -> Iterator[str]:
     for key, value in content.items():
-        yield from _flag(str(key), value)
+        yield from _flag(key, value)
 
 
 def _scalar(text: str) -> str | bool:
@@ -82,13 +107,17 @@ def _parser() -> argparse.ArgumentParser:
         parents=[_config_parser()],
         allow_abbrev=False,
     )
+    _add_flags(parser)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     for group in GROUPS:
         titled = parser.add_argument_group((group.__doc__ or "").rstrip("."))
         hints = get_type_hints(group)
         for one in fields(group):
             if one.metadata:
                 titled.add_argument(flag_of(one), **_argument(one, hints[one.name]))
-    return parser
 
 
 def _argument(one: Field[Any], hint: Any) -> dict[str, Any]:

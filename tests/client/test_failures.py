@@ -33,15 +33,16 @@ STARTS = 64
 class Failing(Multiplexing):
     """Fails every chat with one status, and counts the attempts."""
 
-    def __init__(self, code: grpc.StatusCode, *trailers: tuple[str, Any]) -> None:
+    def __init__(self, code: grpc.StatusCode, *trailers: tuple[str, Any], text: str = "no") -> None:
         self.attempts = 0
         self._code = code
+        self._text = text
         self._trailers = trailers
 
     async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
         """Fail."""
         self.attempts += 1
-        await context.abort(self._code, "no", trailing_metadata=self._trailers)
+        await context.abort(self._code, self._text, trailing_metadata=self._trailers)
         raise AssertionError
 
     async def ChatStream(
@@ -50,7 +51,7 @@ class Failing(Multiplexing):
         """Say one word, then fail."""
         self.attempts += 1
         yield pb.ChatStreamResponse(text="one", id="i", model="m")
-        await context.abort(self._code, "no", trailing_metadata=self._trailers)
+        await context.abort(self._code, self._text, trailing_metadata=self._trailers)
 
 
 @asynccontextmanager
@@ -94,6 +95,25 @@ async def test_each_status_is_an_exception(
     assert type(caught.value) is expected
     assert (caught.value.code, caught.value.reason, service.attempts) == (code, "", 1)
     assert (caught.value.request_id, caught.value.retry_after) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (Code.INTERNAL, "Received RST_STREAM with error code 2"),
+        (Code.UNKNOWN, "Received http2 header with status: 500"),
+    ],
+)
+async def test_what_a_proxy_lost_was_lost(kind: str, code: grpc.StatusCode, text: str) -> None:
+    """GRPC's words of a proxy that lost its server: `Unavailable`, which `resume` goes on after."""
+    service = Failing(code, text=text)  # type: ignore[abstract]
+    async with (
+        failing(service) as target,
+        calling(kind, target, retry=None) as caller,
+        caller.stream("x") as stream,
+    ):
+        with pytest.raises(talkwire.ConnectError, match=f"lost the connection to .*: {text}"):
+            await stream.wait()
 
 
 async def test_what_nobody_here_cancelled_was_lost(kind: str) -> None:

@@ -15,6 +15,7 @@ from talkwire.cli.nearest import nearest
 from talkwire.cli.status import BROKEN_PIPE, INTERRUPTED, USAGE, Complaint, harmless, status
 
 _CLI = "pip install 'talkwire[cli]'"
+_RAY = "pip install 'talkwire[ray]'"
 _SERVER = "pip install 'talkwire[cpu]', on a machine with an NVIDIA GPU 'talkwire[gpu]'"
 
 
@@ -33,6 +34,7 @@ _COMMANDS: Mapping[str, _Command] = {
     "top": _Command("show what servers do just now", "talkwire.cli.top", _CLI),
     "ready": _Command("tell whether a server serves", "talkwire.cli.ready", _CLI),
     "serve": _Command("serve a model", "talkwire_server.cli", _SERVER),
+    "ray": _Command("serve a model on a Ray cluster", "talkwire_server.ray_serve.command", _RAY),
     "token": _Command("make a token for who calls", "talkwire_server.security.command", _SERVER),
     "model": _Command("manage the embedded default model", "talkwire_server.model", _SERVER),
 }

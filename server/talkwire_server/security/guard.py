@@ -1,7 +1,7 @@
 """The guard: asks each call for its token before a handler hears of it. Knows no models."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from talkwire_server.statuses import Context, statuses
 log = logging.getLogger("talkwire")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 Details = grpc.HandlerCallDetails
 
 
@@ -49,18 +50,36 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
     ) -> Handler:
         """Let a call go on, or end it."""
-        if not handler_call_details.method.startswith(self._open):
-            try:
-                PROVING.set(partial(self._prove, handler_call_details))
-                IDENTITY.set(await self._prove(handler_call_details))
-            except CallError as error:
-                return self._refusal(error)
+        call = handler_call_details
+        try:
+            await self.identify(call.method, call.invocation_metadata or ())
+        except CallError as error:
+            # Whatever the method is, as a stream, so that nothing is read.
+            refuse = partial(self._refuse_stream, error)
+            return grpc.stream_unary_rpc_method_handler(refuse)
         return await continuation(handler_call_details)
 
-    async def _prove(self, call: Details) -> Caller:
+    async def identify(self, method: str, metadata: Metadata) -> None:
+        """Say in `IDENTITY` who calls a method; raise the `CallError` why nobody may."""
+        if not method.startswith(self._open):
+            PROVING.set(partial(self._prove, metadata))
+            IDENTITY.set(await self._prove(metadata))
+
+    async def refuse(self, error: CallError, context: Context) -> None:
+        """End a call that `identify` did not let in."""
+        if isinstance(error, Unauthenticated) and (count := self._refused.due()):
+            text = "refused %s: %s (calls refused so far: %d)"
+            log.warning(text, context.peer(), error.why, count)
+        async with statuses(context):
+            raise error
+
+    async def _refuse_stream(self, error: CallError, _requests: object, context: Context) -> None:
+        await self.refuse(error, context)
+
+    async def _prove(self, metadata: Metadata) -> Caller:
         """Name who calls; Unauthenticated, or EngineFailure where it is not the token's fault."""
         try:
-            return await self._find(_bearer(call.invocation_metadata or ()))
+            return await self._find(_bearer(metadata))
         except Unauthenticated:
             raise
         except Exception:
@@ -75,18 +94,6 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             return await self._signed.find(token)
         raise Unauthenticated("the token is not known")
 
-    def _refusal(self, error: CallError) -> Handler:
-        """Answer with a status whatever the method is; as a stream, so that nothing is read."""
-
-        async def refuse(_requests: object, context: Context) -> None:
-            if isinstance(error, Unauthenticated) and (count := self._refused.due()):
-                text = "refused %s: %s (calls refused so far: %d)"
-                log.warning(text, context.peer(), error.why, count)
-            async with statuses(context):
-                raise error
-
-        return grpc.stream_unary_rpc_method_handler(refuse)
-
 
 def _signed(settings: Settings) -> Signed | None:
     if not (settings.jwt_jwks and settings.jwt_issuer and settings.jwt_audience):
@@ -95,7 +102,7 @@ def _signed(settings: Settings) -> Signed | None:
     return Signed(keys, settings.jwt_issuer, settings.jwt_audience)
 
 
-def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+def _bearer(metadata: Metadata) -> str:
     given = [value for key, value in metadata if key == "authorization"]
     if len(given) != 1:
         raise Unauthenticated("several tokens" if given else "no token")

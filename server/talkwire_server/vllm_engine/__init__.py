@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("talkwire")
 
 
-def load(settings: Settings, seat: "Seat | None" = None) -> Engine:
+def load(settings: Settings, seat: "Seat | None" = None, *, may_fork: bool = True) -> Engine:
     """Import vLLM (about ten seconds) and configure an engine; nothing is started yet.
 
-    With a seat it will be one of several, on a core that they share.
+    With a seat it will be one of several, on a core that they share. `may_fork` says whether this
+    process may be forked, which starts sooner.
 
     Raises:
         StartError: vLLM is not installed, or the model or a flag is wrong.
@@ -39,7 +40,9 @@ def load(settings: Settings, seat: "Seat | None" = None) -> Engine:
     config = configure(settings, path, names, seat.number if seat else 0)
     check_parsers(settings, config)
     check_engine_options(settings.engine_options)
-    return VllmEngine(config, names, settings, chat_template(settings), seat)
+    return VllmEngine(
+        config, names, settings, chat_template(settings), seat, may_fork=may_fork and not seat
+    )
 
 
 def core(settings: Settings) -> Core:

@@ -91,7 +91,7 @@ class VllmCore:
         """Start the engine processes in a thread; return when they are there."""
         disable_envs_cache()
         self._launches += 1
-        choose_start(self._config, self._gpus, first=self._launches == 1)
+        choose_start(self._config, self._gpus, may=self._launches == 1)
         self._launch, self._loaded = Future(), Future()
         self._felt.clear()
         self._quiet = 0.0

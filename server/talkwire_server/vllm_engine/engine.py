@@ -56,8 +56,11 @@ class VllmEngine:
         settings: Settings,
         chat_template: str | None,
         seat: Seat | None = None,
+        *,
+        may_fork: bool = True,
     ) -> None:
         self._config = config
+        self._may_fork = may_fork
         self._seat = seat
         self._settings = settings
         self._chat_template = chat_template
@@ -123,15 +126,15 @@ class VllmEngine:
         disable_envs_cache()
         self._launches += 1
         self._pulse.quiet = 0.0
-        first = self._launches == 1 and not self._seat
-        fork = choose_start(self._config, self._gpus, first=first)
+        may_fork, self._may_fork = self._may_fork, False  # soon there is a gRPC server
+        fork = choose_start(self._config, self._gpus, may=may_fork)
         if self._seat:
             self._start_building()
             return
         self._sockets = TemporaryDirectory(prefix="talkwire-")  # vLLM leaves them lying
         os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         log.info("starting the engine")
-        self._trials.launch(fork=self._launches == 1)
+        self._trials.launch(fork=may_fork)
         others = len(multiprocessing.active_children())
         self._start_building()
         # vLLM tells nobody when it has forked.

@@ -15,7 +15,7 @@ def gpus(config: VllmConfig) -> Sequence[int] | None:
     return chosen
 
 
-def choose_start(config: VllmConfig, chosen: Sequence[int] | None, *, first: bool) -> bool:
+def choose_start(config: VllmConfig, chosen: Sequence[int] | None, *, may: bool) -> bool:
     """Choose how they start, on which GPUs, if that was `chosen`; return whether by forking.
 
     A process must not be forked beside a live gRPC server, so only the CPU's single engine process
@@ -26,6 +26,6 @@ def choose_start(config: VllmConfig, chosen: Sequence[int] | None, *, first: boo
     config.parallel_config.assigned_physical_gpu_ids = chosen  # else takes the last engine's
     fork = current_platform.is_cpu() and config.parallel_config.data_parallel_size == 1
     if fork:
-        fork = first and config.observability_config.otlp_traces_endpoint is None
+        fork = may and config.observability_config.otlp_traces_endpoint is None
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if fork else "spawn"
     return bool(fork)

@@ -1,0 +1,60 @@
+"""docs/ray.md says what there is."""
+
+import re
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processes import ROOT
+
+PAGE = (ROOT / "docs/ray.md").read_text(encoding="utf-8")
+(EXAMPLE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def config() -> Any:
+    """The module, and all that it imports of Ray."""
+    pytest.importorskip("ray", reason="needs talkwire[ray]")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        return import_module("talkwire_server.ray_serve.config")
+
+
+def test_every_key_is_in_the_table(config: Any) -> None:
+    """And nothing else is."""
+    keys = re.findall(r"^\| `(\w+)` \| \S", PAGE, re.MULTILINE)
+    assert set(keys) == set(config.Replicas.model_fields)
+
+
+def test_the_file_is_one(config: Any, tmp_path: Path) -> None:
+    """The example can be deployed, as far as its words go."""
+    (tmp_path / "config.yaml").write_text(EXAMPLE)
+    read = config.read(str(tmp_path / "config.yaml"))
+
+    assert read.settings.model == "Qwen/Qwen3-0.6B"
+    assert read.replicas.autoscaling_config
+    assert read.replicas.autoscaling_config.max_replicas == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus"),
+    [
+        ([], 1),
+        (["--tensor-parallel-size=4"], 4),
+        (["-tp", "2", "-pp=2", "--data-parallel-size", "2", "--max-num-seqs=8"], 8),
+    ],
+)
+def test_a_replica_has_a_gpu_for_each_worker_of_vllm(
+    config: Any, flags: list[str], gpus: int
+) -> None:
+    """As many as the flags of parallelism multiply to."""
+    assert config.workers(flags) == gpus
+
+
+def test_a_size_that_is_none_is_named(config: Any) -> None:
+    """With its flag."""
+    with pytest.raises(ValueError, match=r"--tensor-parallel-size.*'two'"):
+        config.workers(["--tensor-parallel-size=two"])
