@@ -32,6 +32,8 @@ def page() -> str:
 
 def _table(group: type[Group]) -> Iterator[str]:
     hints = get_type_hints(group)
+    if not any(one.metadata for one in fields(group)):  # settings of the environment alone
+        return
     yield f"## {(group.__doc__ or '').rstrip('.')}\n"
     yield from ("| flag | default | |", "|---|---|---|")
     for one in fields(group):
