@@ -32,6 +32,7 @@ OTHERS = {  # flags that no help of talkwire's tells
     *("--dry-run", "--filename", "--from-file", "--kustomize"),  # kubectl
     *("--namespace", "--output"),  # the same
     *("--no-buffer", "--silent"),  # curl
+    *("--address", "--head"),  # ray
     "--config-path",  # envoy
     *("--levels", "--servers"),  # benchmarks
     *("--native", "--threads"),  # py-spy
