@@ -17,6 +17,7 @@ from talkwire_server.settings import Settings
 pytest_plugins = ["fault_table", "ray_fixtures"]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the real engine's tests go first: it must fork before this process has a gRPC server.
 
