@@ -8,7 +8,7 @@ SHELL := bash
 BUILD ?= auto
 ARGS ?=
 # Two processes: one has the real engine's tests, which compute, while the others' mostly wait.
-ABREAST = --numprocesses=2 --dist=loadgroup
+ABREAST = --numprocesses=2 --dist=loadscope
 FAULTS = tests/faults tests/engine/test_death.py tests/client/test_resuming.py tests/ray_serve
 FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 

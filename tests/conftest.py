@@ -17,16 +17,9 @@ from talkwire_server.settings import Settings
 pytest_plugins = ["fault_table", "ray_fixtures"]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the real engine's tests go first: it must fork before this process has a gRPC server.
-
-    Where several processes test side by side one has all that need it, and the others whole files.
-    """
+    """Let the real engine's tests go first: it must fork before this process has a gRPC server."""
     items.sort(key=lambda item: "engine" not in item.path.parts)
-    for item in items:
-        needs_engine = "engine" in item.path.parts or "vllm" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("engine" if needs_engine else str(item.path)))
 
 
 @pytest.fixture(scope="session")
