@@ -1,10 +1,11 @@
 """A real Envoy before servers, as deploy/envoy configures it but for addresses."""
 
+import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,6 +106,17 @@ def proxied(
                 assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
             finally:
                 process.kill()
+
+
+@asynccontextmanager
+async def before(*targets: str, **options: Any) -> AsyncIterator[Proxy]:
+    """Run Envoy before servers that live in this process, and must answer its health checks."""
+    proxy = proxied(*targets, **options)
+    running = await asyncio.to_thread(proxy.__enter__)
+    try:
+        yield running
+    finally:
+        await asyncio.to_thread(proxy.__exit__, None, None, None)
 
 
 def _admin(folder: Path, process: subprocess.Popen[bytes]) -> str:

@@ -27,7 +27,7 @@ from credentials import TokenFile
 from fault_table import Table
 from multiplexing import Multiplexing
 from processes import ROOT, ServerProcess, launched
-from proxy import ENVOY, Proxy, proxied
+from proxy import ENVOY, Proxy, before, proxied
 from support import RunningServer, calling, running
 from talkwire import TLS, AsyncClient, Client, ConnectError, Overloaded, Unauthenticated
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -82,17 +82,6 @@ def mortal() -> Iterator[Pair]:
         proxied(a.target, b.target) as proxy,
     ):
         yield Pair(a, b, proxy)
-
-
-@asynccontextmanager
-async def before(*targets: str, **options: Any) -> AsyncIterator[Proxy]:
-    """Run Envoy before servers that live in this process, and must answer its health checks."""
-    proxy = proxied(*targets, **options)
-    running = await asyncio.to_thread(proxy.__enter__)
-    try:
-        yield running
-    finally:
-        await asyncio.to_thread(proxy.__exit__, None, None, None)
 
 
 # Where calls go

@@ -162,8 +162,9 @@ class ClientBase(Generic[C, R]):
         trace: Mapping[str, str] | None = None,
         session: str = "",
     ) -> dict[str, Any]:
-        told = {SESSION: session, **(metadata or {})} if session else metadata
+        if session and SESSION not in self._options.metadata:
+            metadata = {SESSION: session, **(metadata or {})}
         return {
             "timeout": self._options.call_timeout(timeout, within),
-            "metadata": self._options.call_metadata(told, within, trace),
+            "metadata": self._options.call_metadata(metadata, within, trace),
         }

@@ -71,9 +71,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 def _is_quotation(record: logging.LogRecord) -> bool:
     """Tell whether a caller's metadata are quoted: gRPC cannot decode them, maybe a token.
 
-    OpenTelemetry quotes a tracestate that it does not like.
+    OpenTelemetry quotes a tracestate that it does not like, and its own variables' headers.
     """
-    if record.name == "opentelemetry.trace.span":
+    if record.name in ("opentelemetry.trace.span", "opentelemetry.util.re"):
         return True
     return record.name == "grpc._cython.cygrpc" and str(record.msg).startswith("Invalid encoding")
 

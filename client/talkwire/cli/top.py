@@ -90,6 +90,8 @@ def _number(value: float, digits: int = 0) -> str:
 
 def _state(window: Window, labels: Mapping[str, str]) -> Text | str:
     serving = [bool(value) for _, value in window.now.values("talkwire_serving", **labels)]
+    if not serving:
+        return "-"
     if len(serving) > 1:
         return f"{sum(serving)} serving"
     return "serving" if all(serving) else Text("closed", "red")

@@ -68,9 +68,14 @@ def _deploy(config: Config) -> str:
             told.strip().rpartition("\n")[2].removeprefix(f"{StartError.__module__}.StartError: ")
         )
         raise Complaint(f"no replica started: {cause} (`serve status` says more)", FAILED) from None
-    host = config.settings.host
-    target = f"{cluster.head() if host == '0.0.0.0' else host}:{config.settings.port}"
-    with Client(target, metadata={"application": name}) as client:
-        if not client.ready(_PATIENCE):
-            raise Complaint(f"{target} does not serve: did Serve run with other options?", FAILED)
+    settings = config.settings
+    everywhere = settings.host == "0.0.0.0"
+    target = f"{cluster.head()}:{settings.port}" if everywhere else settings.address(settings.port)
+    try:
+        with Client(target, metadata={"application": name}, tls=False) as client:
+            serves = client.ready(_PATIENCE)
+    except ValueError as error:  # of the variables that clients read
+        raise Complaint(f"it is deployed, and cannot be asked: {error}", FAILED) from None
+    if not serves:
+        raise Complaint(f"{target} does not serve: did Serve run with other options?", FAILED)
     return target

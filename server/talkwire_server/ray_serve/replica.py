@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -36,6 +37,7 @@ from talkwire_server.ray_serve.scaling import CHATS
 from talkwire_server.ray_serve.servicers import SERVICES
 from talkwire_server.security.guard import Guard
 from talkwire_server.settings import Settings
+from talkwire_server.settings.tracing import trace_exporters
 from talkwire_server.signals import kill_children
 from talkwire_server.statuses import Context
 from talkwire_server.telemetry import readers
@@ -58,9 +60,12 @@ class Replica:
     """
 
     _engine: Engine | None = None  # as long as it has not loaded
+    _ending: asyncio.Task[NoReturn] | None = None
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         start_logging(settings)
+        # The node's own variables say where traces go.
+        settings = replace(settings, trace_exporters=trace_exporters(os.environ))
         self._settings = settings
         self._guards = [Guard(settings)] if settings.wants_tokens else []
         for guard in self._guards:
@@ -86,8 +91,9 @@ class Replica:
     async def __del__(self) -> None:
         """End the engine: what Serve awaits, once, when no call runs any more."""
         engine, self._engine = self._engine, None
-        if engine:
+        if self._ending:
             self._ending.cancel()
+        if engine:
             await engine.stop()
 
     async def _end_with(self, engine: Engine) -> NoReturn:
