@@ -1,6 +1,6 @@
 """The one way from a request to its deltas, whatever rpc asks. Knows no sockets and no statuses."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -50,13 +50,18 @@ class Answers:
         call_id: str,
         request: pb.ChatRequest,
         who: Caller,
+        prove: Callable[[], Awaitable[Caller]],
         trace: TraceContext,
         left: float | None,
         sink: Sink,
         on_admission: Callable[[str], None],
     ) -> None:
-        """Give the answer to a sink. `on_admission` hears of the call's id before."""
+        """Give the answer to a sink, if the caller can `prove` anew who it was.
+
+        `on_admission` hears of the call's id before.
+        """
         with self._journal.entry("ChatMultiplex", call_id, who.name, trace, left) as entry:
+            who = await prove()
             async with self._admission.enter(call_id, request, who, left) as call:
                 on_admission(call_id)
                 with entry.answering(call):

@@ -114,8 +114,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         left: float | None,
         place: Place,
     ) -> None:
-        who = await caller_anew(context)  # the stream may outlive its token
-        await self._answers.feed(call_id, request, who, trace, left, place, place.admit)
+        who, prove = caller(context), partial(caller_anew, context)  # it may outlive its token
+        await self._answers.feed(call_id, request, who, prove, trace, left, place, place.admit)
 
     @asynccontextmanager
     async def _deltas(

@@ -368,8 +368,11 @@ async def test_admission_is_each_call_s_own() -> None:
     assert error_details_pb2.RetryInfo.DESCRIPTOR.full_name in mux.status[3].details[1].type_url
 
 
-async def test_a_token_is_asked_of_each_call(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A stream outlives its token; its calls do not."""
+async def test_a_token_is_asked_of_each_call(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream outlives its token; its calls do not, and the log has a line for each."""
+    caplog.set_level("INFO")
     file = TokenFile(tmp_path_factory.mktemp("tokens") / "tokens")
     ada = bearer(file.add("ada"))
     async with (
@@ -387,6 +390,8 @@ async def test_a_token_is_asked_of_each_call(tmp_path_factory: pytest.TempPathFa
 
     assert mux.status[1].code == 0
     assert mux.reason(2) == "TOKEN_INVALID"
+    *_, last = (vars(record) for record in caplog.records if record.message == "chat ended")
+    assert (last["fields"]["reason"], last["fields"]["caller"]) == ("TOKEN_INVALID", "ada")
 
 
 async def test_all_is_said_before_the_server_leaves() -> None:
