@@ -65,7 +65,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             # As many as may be inside, and as many again, which are refused at once.
             most = 2 * self._admission.room
             multiplex = Multiplex(feed, partial(request_id, metadata_id=""), most)
-            with self._open_calls.enter(context, stream_id, multiplex.outbox.flushed) as open_call:
+            with self._open_calls.enter(context, stream_id, multiplex.said) as open_call:
                 async with statuses(context, stream_id):
                     await open_call.admit()
 

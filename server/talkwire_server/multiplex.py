@@ -33,6 +33,8 @@ _SUPPORTED: Support = {
     "cancel": {},
 }
 
+MOMENT = 0.05  # seconds
+
 _YEAR = 365 * 86_400.0  # what a loop's timer can still count
 
 _OK = pb.CallStatus()
@@ -78,6 +80,15 @@ class Multiplex:
             self._cut_all()
             ended = asyncio.gather(reading, *self._calls.values(), return_exceptions=True)
             await asyncio.shield(ended)  # of another cancel, too
+
+    async def said(self) -> None:
+        """Return when all was sent, and a moment later.
+
+        A client that writes when its stream has ended loses what it has not read (grpc.aio's
+        `set_internal_error`): the end of calls that were let in, too.
+        """
+        await self.outbox.flushed()
+        await asyncio.sleep(MOMENT)
 
     async def _read(self, requests: AsyncIterable[pb.ChatMultiplexRequest]) -> None:
         try:
