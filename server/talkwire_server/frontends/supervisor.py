@@ -45,6 +45,7 @@ class Supervisor:
         self._core = core
         self._bounds = Bounds.of(core.capacity, settings)
         self._gate = LocalGate(self._bounds, settings)
+        self._is_open = False
         self.metrics = metrics_port(settings, self._look)
         self._desks = set[Desk]()
         self._port: Port | None = None
@@ -78,6 +79,7 @@ class Supervisor:
         await first(self._load(), self._death())
         frontends = self._frontends.values()
         await each(*(_unless_ended(one, one.open()) for one in frontends))
+        self._is_open = True
         self._keepers = [asyncio.create_task(self._keep(number)) for number in self._frontends]
 
     async def unload(self) -> None:
@@ -175,9 +177,10 @@ class Supervisor:
         await each(*(_have(one, step, seconds) for one in frontends if one.takes_calls))
 
     def _look(self) -> State:
-        return State(self._bounds, self._gate.running, self._gate.waiting, bool(self._desks))
+        return State(self._bounds, self._gate.running, self._gate.waiting, self._is_open)
 
     def _let_go(self) -> None:
+        self._is_open = False
         for keeper in self._keepers:
             keeper.cancel()
 
