@@ -11,7 +11,7 @@ from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
 from talkwire_server.admission import Admission, request_id
 from talkwire_server.answers import Answers
-from talkwire_server.callers import caller, caller_anew
+from talkwire_server.callers import Caller, caller, caller_anew
 from talkwire_server.checks import refuse_unknown
 from talkwire_server.engine import Delta, Engine
 from talkwire_server.errors import Crowded, InvalidRequest, Violation
@@ -61,7 +61,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         """Answer many calls at once: what an engine's step made ready goes in one message."""
         stream_id = request_id(pb.ChatRequest(), _metadata(context, "x-request-id"))
         async with self._admission.streaming(moves=bool(_metadata(context, MOVES))) as stays:
-            feed = partial(self._feed, context) if stays else _refuse_crowded
+            feed = partial(self._feed, context, caller(context)) if stays else _refuse_crowded
             # As many as may be inside, and as many again, which are refused at once.
             most = 2 * self._admission.room
             multiplex = Multiplex(feed, partial(request_id, metadata_id=""), most)
@@ -108,13 +108,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def _feed(
         self,
         context: Context,
+        who: Caller,
         call_id: str,
         request: pb.ChatRequest,
         trace: TraceContext,
         left: float | None,
         place: Place,
     ) -> None:
-        who, prove = caller(context), partial(caller_anew, context)  # it may outlive its token
+        prove = partial(caller_anew, context)  # the stream may outlive its token
         await self._answers.feed(call_id, request, who, prove, trace, left, place, place.admit)
 
     @asynccontextmanager
