@@ -72,6 +72,7 @@ def launched(
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="backslashreplace",  # gRPC logs what peers send as it is
         env=os.environ | environment,
     ) as process:
         server = ServerProcess(process)

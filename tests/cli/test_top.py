@@ -61,7 +61,7 @@ def test_a_terminal_shows_it_in_place() -> None:
         child = pexpect.spawn(
             TALKWIRE[0],
             [*TALKWIRE[1:], "top", "--interval=0.3", metrics],
-            env=os.environ | {"TERM": "xterm"},
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
             encoding="utf-8",
             timeout=60,
             dimensions=(30, 200),
@@ -79,6 +79,26 @@ def test_a_terminal_shows_it_in_place() -> None:
 
     assert "serving" in shown
     assert child.exitstatus == 130
+
+
+def test_a_narrow_terminal_shows_the_first_columns_whole() -> None:
+    """Those that have no room are left out; names and heads are not cut."""
+    with watched() as (_, metrics):
+        child = pexpect.spawn(
+            TALKWIRE[0],
+            [*TALKWIRE[1:], "top", "--once", "--interval=0.3", metrics],
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "60"},
+            encoding="utf-8",
+            timeout=60,
+        )
+        child.expect(pexpect.EOF)
+        shown = rows(plain(str(child.before)))
+        child.close()
+
+    assert child.exitstatus == 0
+    assert shown["server"] == ["state", "running", "waiting", "tok/s", "chats/s"]
+    assert shown[metrics][0] == "serving"
+    assert len(shown[metrics]) == 5
 
 
 @pytest.fixture

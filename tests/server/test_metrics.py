@@ -156,7 +156,8 @@ async def test_the_gate_as_it_is_now() -> None:
             with pytest.raises(Error):
                 await client.chat("a")
             page = await asyncio.to_thread(Page, url(server))
-            waiting.cancel()
+            waiting.cancel()  # before another's place is free
+            await until(lambda: Page(url(server)).value("talkwire_chats_waiting") == 0)
         await seen.rises("talkwire_chats_rejected_total", 1, reason="QUEUE_FULL")
         await seen.rises("talkwire_chats_aborted_total", 3, cause="client")
         await seen.rises("talkwire_abort_seconds_count", 2)  # one had no answer that was cut

@@ -40,18 +40,20 @@ def main(argv: Sequence[str]) -> int:
     if arguments.once or not sys.stdout.isatty():
         time.sleep(arguments.interval)
         window.add(Reading(targets))
-        width = None if sys.stdout.isatty() else WIDE
-        Console(highlight=False, width=width).print(picture(window, targets))
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+        console.print(picture(window, targets, console))
         return FAILED if window.now.failures else 0
-    with Live(picture(window, targets), screen=True, auto_refresh=False) as live:
+    console = Console()
+    first = picture(window, targets, console)
+    with Live(first, console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(arguments.interval)
             window.add(Reading(targets))
-            live.update(picture(window, targets), refresh=True)
+            live.update(picture(window, targets, console), refresh=True)
 
 
-def picture(window: Window, targets: Sequence[str]) -> Group:
-    """Draw all servers, and the callers that are counted by name."""
+def picture(window: Window, targets: Sequence[str], console: Console) -> Group:
+    """Draw all servers, in as many columns as there is room for, and callers counted by name."""
     servers = _table("server", *_COLUMNS)
     for target in targets:
         why = window.now.failures.get(target)
@@ -59,6 +61,9 @@ def picture(window: Window, targets: Sequence[str]) -> Group:
         servers.add_row(Text(harmless(target)), *cells)
     if len(targets) > 1:
         servers.add_row("all", *_cells(window))
+    roomy = console.options.update_width(1000)
+    while servers.columns[2:] and console.measure(servers, options=roomy).maximum > console.width:
+        servers.columns.pop()
     callers = _table("caller", "tok/s", "chats/s")
     named = _callers(window) - {"other"}  # which all are, where none is named
     for caller in (*sorted(named), "other"):
