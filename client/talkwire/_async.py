@@ -13,7 +13,6 @@ from talkwire._answer import Answer
 from talkwire._balance import Route
 from talkwire._base import ClientBase
 from talkwire._conversation_async import AsyncConversation
-from talkwire._errors import found, from_cancel, from_rpc, no_connection, task_is_cancelled
 from talkwire._foreign import SERVING
 from talkwire._messages import MessageLike, Query
 from talkwire._options import Incoming, less
@@ -22,6 +21,7 @@ from talkwire._replica_async import AsyncReplica
 from talkwire._replicas_async import AsyncReplicas
 from talkwire._request import CallOptions, ChatOptions
 from talkwire._spans import Asking
+from talkwire._statuses import found, from_cancel, from_rpc, no_connection, task_is_cancelled
 from talkwire._stream_async import AsyncStream
 from talkwire_proto.v1 import chat_pb2 as pb
 

@@ -9,9 +9,10 @@ from threading import RLock
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from talkwire._errors import Error, Overloaded, Unavailable, taken, unheard
+from talkwire._errors import Error, Overloaded, Unavailable
 from talkwire._multiplex import Tries
 from talkwire._options import Balance, Retry
+from talkwire._statuses import taken, unheard
 from talkwire_proto.v1 import chat_pb2 as pb
 
 # Seconds

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from talkwire._errors import is_reset
 from talkwire._multiplex import CODES, CallBase, Failure, Metadata, Stopped, failure, is_crowded
+from talkwire._statuses import is_reset
 from talkwire_proto.v1 import chat_pb2 as pb
 
 _NO_BEGINNING = "Internal error from Core"

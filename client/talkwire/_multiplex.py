@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from talkwire._errors import from_rpc
 from talkwire._options import TRACE, Retry
+from talkwire._statuses import from_rpc
 from talkwire_proto.v1 import chat_pb2 as pb
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]

@@ -9,10 +9,10 @@ import grpc
 
 from talkwire._balance import Place
 from talkwire._carrier import Way
-from talkwire._errors import why
 from talkwire._foreign import HEALTH, HealthCheckRequest
 from talkwire._multiplex_async import AsyncMultiplexer
 from talkwire._options import Options
+from talkwire._statuses import why
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
 if TYPE_CHECKING:

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import grpc
 
 from talkwire._balance import Place
 from talkwire._carrier import Way
-from talkwire._errors import why
 from talkwire._foreign import HEALTH, HealthCheckRequest
 from talkwire._multiplex_sync import Multiplexer
 from talkwire._options import Options
+from talkwire._statuses import why
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub, ModelServiceStub
 
 
@@ -27,16 +28,19 @@ class Replica(Place):
         super().__init__(address, serves=not options.several)
         self.connected = False
         self._options = options
+        self._lock = RLock()  # of what is made once, by whichever thread asks first
         self._channel = channel
+        self._chat_stream: Callable[..., Any] | None = None
         self._moves = channel is None  # else the connection is somebody else's choice
         self._more: list[grpc.Channel] = []  # that streams moved to
 
     @property
     def channel(self) -> grpc.Channel:
         """The channel."""
-        if self._channel is None:
-            self._channel = self._open(anew=False)
-        return self._channel
+        with self._lock:
+            if self._channel is None:
+                self._channel = self._open(anew=False)
+            return self._channel
 
     @cached_property
     def stub(self) -> ChatServiceStub:
@@ -48,9 +52,15 @@ class Replica(Place):
         """The generated stub of models."""
         return ModelServiceStub(self.channel)
 
-    @cached_property
+    @property
     def chat_stream(self) -> Callable[..., Any]:
         """What begins the call of a stream."""
+        with self._lock:
+            if self._chat_stream is None:
+                self._chat_stream = self._carry()
+            return self._chat_stream
+
+    def _carry(self) -> Callable[..., Any]:
         options = self._options
         if not options.multiplex:
             return self.stub.ChatStream

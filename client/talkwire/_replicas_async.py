@@ -15,10 +15,10 @@ import grpc
 
 from talkwire._answer import Answer
 from talkwire._balance import AGAIN, LOOKUP, Balancer, Route, targets
-from talkwire._errors import from_cancel, has_no_health, no_connection, task_is_cancelled
 from talkwire._foreign import SERVING
 from talkwire._options import Options, host_port, less
 from talkwire._replica_async import AsyncReplica
+from talkwire._statuses import from_cancel, has_no_health, no_connection, task_is_cancelled
 
 Hold = Callable[[Any], None]
 
@@ -124,7 +124,7 @@ class AsyncReplicas(Balancer[AsyncReplica]):
                 found = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
                 self.know(targets(found), lambda one: self._kind(self._options, one, None))
                 self._watch_all()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: no name that DNS could have
                 self._no_address = f"{host}: {error}"
             left = [one for one in {*self._watches}.difference(self.places) if not one.calls]
             for replica in left:

@@ -15,10 +15,10 @@ import grpc
 
 from talkwire._answer import Answer
 from talkwire._balance import AGAIN, LOOKUP, Balancer, Route, targets
-from talkwire._errors import from_cancel, has_no_health, no_connection
 from talkwire._foreign import SERVING
 from talkwire._options import Options, host_port, less
 from talkwire._replica_sync import Replica
+from talkwire._statuses import from_cancel, has_no_health, no_connection
 
 Hold = Callable[[Any], None]
 
@@ -132,7 +132,7 @@ class Replicas(Balancer[Replica]):
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
                 self.know(targets(found), lambda one: self._kind(self._options, one, None))
                 self._watch_all()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: no name that DNS could have
                 self._no_address = f"{host}: {error}"
             with self.lock:
                 left = [one for one in self._watches.difference(self.places) if not one.calls]

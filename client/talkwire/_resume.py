@@ -8,7 +8,8 @@ from typing import Any
 
 from talkwire._answer import Answer
 from talkwire._balance import Route
-from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable, taken
+from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable
+from talkwire._statuses import taken
 from talkwire_proto.v1 import chat_pb2 as pb
 
 TRIES = 10  # in a row that servers took, and lost without a new token; the time bounds the others

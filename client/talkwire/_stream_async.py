@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from talkwire._answer import Answer, Chunk
-from talkwire._errors import (
-    OUTSIDE_WITH,
-    Error,
-    RequestIdInUse,
-    from_cancel,
-    from_rpc,
-    task_is_cancelled,
-)
+from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse
 from talkwire._options import Incoming
 from talkwire._output import Reader
 from talkwire._resume import Course
+from talkwire._statuses import from_cancel, from_rpc, task_is_cancelled
 from talkwire._stream import StreamBase
 from talkwire_proto.v1 import chat_pb2 as pb
 
@@ -67,9 +61,9 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         return await self.wait()
 
     async def __aenter__(self) -> Self:
-        self._begin(self._client._options)
-        self._bind()
         try:
+            self._begin(self._client._options)
+            self._bind()
             await self._start()
             if not self._admitted(await self._call.initial_metadata()):
                 self._keep(await anext(self, None))

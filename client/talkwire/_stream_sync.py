@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from talkwire._answer import Answer, Chunk
-from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse, from_cancel
+from talkwire._errors import OUTSIDE_WITH, Error, RequestIdInUse
 from talkwire._options import Incoming
 from talkwire._output import Reader
 from talkwire._resume import Course
+from talkwire._statuses import from_cancel
 from talkwire._stream import StreamBase
 from talkwire_proto.v1 import chat_pb2 as pb
 
@@ -59,9 +60,9 @@ class Stream(StreamBase, Iterator[Chunk]):
         return self.wait()
 
     def __enter__(self) -> Self:
-        self._begin(self._client._options)
-        self._bind()
         try:
+            self._begin(self._client._options)
+            self._bind()
             self._start()
             if not self._admitted(self._call.initial_metadata()):
                 self._keep(next(self, None))

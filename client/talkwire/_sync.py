@@ -12,7 +12,7 @@ from talkwire._answer import Answer
 from talkwire._balance import Route
 from talkwire._base import ClientBase
 from talkwire._conversation_sync import Conversation
-from talkwire._errors import ConnectError, Error, found, from_cancel, from_rpc, no_connection
+from talkwire._errors import ConnectError, Error
 from talkwire._foreign import SERVING
 from talkwire._messages import MessageLike, Query
 from talkwire._options import Incoming, less
@@ -21,6 +21,7 @@ from talkwire._replica_sync import Replica
 from talkwire._replicas_sync import Replicas
 from talkwire._request import CallOptions, ChatOptions
 from talkwire._spans import Asking
+from talkwire._statuses import found, from_cancel, from_rpc, no_connection
 from talkwire._stream_sync import Stream
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from talkwire import _errors
@@ -132,7 +133,7 @@ def test_a_file_that_cannot_be_read_is_one_line() -> None:
 def statuses() -> Iterator[tuple[type[_errors.Error], int]]:
     """Every kind of error with its exit status."""
     for kind in ERRORS:
-        error = kind("", code=_errors.Code.UNKNOWN)
+        error = kind("", code=grpc.StatusCode.UNKNOWN)
         yield kind, status(error)
 
 

@@ -167,7 +167,8 @@ def test_what_is_no_page_of_metrics_is_said(page: dict[str, str]) -> None:
     assert rows(ended.out)[page["target"]] == ["no", "page", "of", "metrics"]
 
 
-def test_an_interval_must_be_one() -> None:
-    ended = talkwire("top", "--interval=0")
+@pytest.mark.parametrize("flag", ["--interval", "--window"])
+def test_seconds_must_be_some(flag: str) -> None:
+    ended = talkwire("top", f"{flag}=0")
 
-    assert (ended.status, ended.err) == (2, "talkwire: --interval must be > 0\n")
+    assert (ended.status, ended.err) == (2, f"talkwire: {flag} must be > 0\n")

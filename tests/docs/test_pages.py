@@ -17,7 +17,7 @@ from pages import PAGES
 from processes import ROOT, run
 from tables import RESULTS
 from talkwire import CallOptions, Client, Error
-from talkwire._errors import _BY_CODE, _BY_REASON
+from talkwire._statuses import _BY_CODE, _BY_REASON
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.statuses import STATUSES
 

@@ -32,8 +32,9 @@ def main(argv: Sequence[str]) -> int:
     text = "seconds that rates and quantiles are of (%(default)g); with --once an interval"
     parser.add_argument("--window", type=float, default=30.0, metavar="S", help=text)
     arguments = parser.parse_args(argv)
-    if arguments.interval <= 0:
-        raise Complaint("--interval must be > 0")
+    for name in ("interval", "window"):
+        if getattr(arguments, name) <= 0:
+            raise Complaint(f"--{name} must be > 0")
     targets = [*dict.fromkeys(arguments.targets)] or ["localhost:9090"]
     window = Window(arguments.window)
     window.add(Reading(targets))

@@ -53,6 +53,7 @@ class FrontendProcess:
             with theirs:
                 self._process = await nursery.fork(self.name, run, settings, make, theirs)
         except Exception as error:
+            self._link.close()
             raise StartError(f"{self.name} could not be forked: {error}") from error
         except asyncio.CancelledError:
             self._link.close()  # which ends it
