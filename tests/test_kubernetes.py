@@ -243,7 +243,7 @@ def test_the_pod_lives_and_leaves(pod: Rendered, tmp_path: Path) -> None:
     flags = [here(flag) for flag in pod.container["args"]]
     environment = {name: here(value) for name, value in pod.environment.items()}
     tls = TLS(authority.file) if "TALKWIRE_CA_FILE" in environment else False
-    with launched(*flags, "--lame-duck=2") as server:
+    with launched(*flags, "--lame-duck=5") as server:
         target = server.target.replace("127.0.0.1", "localhost")
         answers = {name: probed(pod, name, target, environment) for name in PROBES}
         with Client(target, tls=tls, token=token) as client:
@@ -253,19 +253,20 @@ def test_the_pod_lives_and_leaves(pod: Rendered, tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         server.logs("stopping")
         leaving = probed(pod, "readinessProbe", target, environment)
+        lives = probed(pod, "livenessProbe", target, environment)
         status, _ = server.ends()
 
     assert answers == dict.fromkeys(PROBES, True)
-    assert (leaving, status) == (False, 0)
+    assert (leaving, lives, status) == (False, True, 0)
 
 
 def probed(pod: Rendered, name: str, target: str, environment: dict[str, str]) -> bool:
     """Do what the kubelet does for a probe."""
     probe = pod.container[name]
     if "grpc" in probe:  # no TLS, no token
-        assert probe["grpc"] == {"port": pod.ports["grpc"]}
+        assert probe["grpc"]["port"] == pod.ports["grpc"]
         with grpc.insecure_channel(target) as channel:
-            request = health_pb2.HealthCheckRequest()
+            request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
     command = probe["exec"]["command"]

@@ -154,8 +154,17 @@ class AsyncClient(ClientBase[grpc.aio.Channel, AsyncReplicas]):
             return (await self._ask(lambda at: at.stub.Abort, request, self._call())).found
         await self._replicas.known(self._options.connect_wait(None))
         replicas = self._replicas.places or [self._any]  # which says that there is none
-        asking = [replica.stub.Abort(request, **self._call()) for replica in replicas]
-        return found(await asyncio.gather(*asking, return_exceptions=True), self.target)
+        calls = [replica.stub.Abort(request, **self._call()) for replica in replicas]
+        told: list[Any] = []
+        try:
+            for ended in asyncio.as_completed([_told(call) for call in calls]):
+                told.append(await ended)
+                if getattr(told[-1], "found", False):
+                    break
+        finally:
+            for call in calls:
+                call.cancel()  # where one had it, the others need not be awaited
+        return found(told, self.target)
 
     async def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
@@ -253,3 +262,14 @@ class AsyncClient(ClientBase[grpc.aio.Channel, AsyncReplicas]):
             raise from_cancel(self.target) from None
         finally:
             route.leave()
+
+
+async def _told(call: Any) -> Any:
+    try:
+        return await call
+    except grpc.RpcError as error:
+        return error
+    except asyncio.CancelledError:
+        if task_is_cancelled():
+            raise
+        return None

@@ -139,8 +139,12 @@ class Options:
         return seconds if seconds < _FOREVER else None
 
     def watch(self) -> dict[str, Any]:
-        """Return the arguments of a call that has no end, and needs no token: health is public."""
-        return {"timeout": None, "metadata": tuple(self.metadata.items())}
+        """Return the arguments of a call that has no end; other calls tell that no token is had."""
+        try:
+            metadata = self.call_metadata(None)
+        except Exception:
+            metadata = [*self.metadata.items()]
+        return {"timeout": None, "metadata": metadata}
 
     def connect_wait(self, timeout: float | None) -> float:
         """Seconds of a call's time, as gRPC wants it, that may go by without a connection."""

@@ -71,7 +71,8 @@ class Replica(Place):
     def health(self, call: dict[str, Any]) -> Any:
         """Watch what its health says."""
         watch = self.channel.unary_stream("/grpc.health.v1.Health/Watch", **HEALTH)
-        return watch(HealthCheckRequest(), wait_for_ready=True, **call)
+        patient = not (self._options.several and self.serves)  # else the end of it is news
+        return watch(HealthCheckRequest(), wait_for_ready=patient, **call)
 
     def connect(self, seconds: float, hold: Callable[[Any], None]) -> None:
         """Wait for a connection; `hold` gets what can be cancelled meanwhile.

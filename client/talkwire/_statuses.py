@@ -134,16 +134,20 @@ def has_no_health(error: Any) -> bool:
 
 
 def found(told: Iterable[Any], target: str) -> bool:
-    """Tell whether any of some servers had a call to end, as each answered or failed.
+    """Tell whether any of some servers had a call to end, as each answers or fails.
+
+    It reads no further than the one that had.
 
     Raises:
         Error: None had it, and one failed, or none could be reached.
 
     """
-    answers = [*told]
+    answers = []
+    for one in told:
+        if getattr(one, "found", False):
+            return True
+        answers.append(one)
     failed = [from_rpc(one, target) for one in answers if isinstance(one, grpc.RpcError)]
-    if any(getattr(one, "found", False) for one in answers):
-        return True
     for error in failed:
         if len(failed) == len(answers) or not isinstance(error, ConnectError):
             raise error

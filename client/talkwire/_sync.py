@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from queue import SimpleQueue
 from time import monotonic, sleep
 from typing import Any, Self, TypeVar, Unpack
 
@@ -153,8 +154,11 @@ class Client(ClientBase[grpc.Channel, Replicas]):
             return self._ask(lambda at: at.stub.Abort, request, self._call()).found
         self._replicas.known(self._options.connect_wait(None))
         replicas = self._replicas.places or [self._any]  # which says that there is none
-        asking = [replica.stub.Abort.future(request, **self._call()) for replica in replicas]
-        return found([_told(one) for one in asking], self.target)
+        ended = SimpleQueue[Any]()
+        for replica in replicas:
+            asking = replica.stub.Abort.future(request, **self._call())
+            asking.add_done_callback(ended.put)
+        return found((_told(ended.get()) for _ in replicas), self.target)
 
     def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""

@@ -3,8 +3,6 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from math import inf
-from time import monotonic
 
 from talkwire import Accumulator
 from talkwire_proto.v1 import chat_pb2 as pb
@@ -51,9 +49,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         """Answer piece by piece. However this ends, the engine's generator is closed."""
         async with self._deltas(request, context) as (deltas, call):
             async for delta in deltas:
-                call.sending_since = monotonic()
-                await context.write(delta)
-                call.sending_since = inf
+                await call.send(delta)
 
     async def ChatMultiplex(  # type: ignore[override]  # a coroutine that writes
         self, requests: AsyncIterator[pb.ChatMultiplexRequest], context: Context
@@ -68,13 +64,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             with self._open_calls.enter(context, stream_id, multiplex.said) as open_call:
                 async with statuses(context, stream_id):
                     await open_call.admit()
-
-                    async def send(message: pb.ChatMultiplexResponse) -> None:
-                        open_call.sending_since = monotonic()
-                        await context.write(message)
-                        open_call.sending_since = inf
-
-                    await multiplex.serve(requests, send)
+                    await multiplex.serve(requests, open_call.send)
 
     async def CountTokens(
         self, request: pb.CountTokensRequest, context: Context

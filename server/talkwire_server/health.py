@@ -16,10 +16,15 @@ from talkwire_server.statuses import Context, statuses
 SERVING = pb.HealthCheckResponse.SERVING
 NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
+_SELF = pb.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # without types
-    """The health of services that share one status. NOT_SERVING at first."""
+    """The health of services that share one status. NOT_SERVING at first.
+
+    Its own name is SERVING as long as it answers: for probes of liveness, which must not end a
+    server that loads.
+    """
 
     def __init__(self, services: Collection[str]) -> None:
         self._services = {"", *services}
@@ -44,18 +49,23 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # without t
     ) -> pb.HealthCheckResponse:
         """Tell the status."""
         async with statuses(context):
-            known = request.service in self._services
-        if not known:
+            status = self._of(request.service)
+        if status == _UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND)
-        return pb.HealthCheckResponse(status=self._status)
+        return pb.HealthCheckResponse(status=status)
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:
         """Tell the status now, and whenever it changes."""
         async with statuses(context):
-            known, told = request.service in self._services, None
+            told = None
             while True:
-                changed, status = self._changed, self._status if known else _UNKNOWN
+                changed, status = self._changed, self._of(request.service)
                 if status != told:
                     await context.write(pb.HealthCheckResponse(status=status))
                 told = status
                 await changed.wait()
+
+    def _of(self, service: str) -> pb.HealthCheckResponse.ServingStatus:
+        if service == _SELF:
+            return SERVING
+        return self._status if service in self._services else _UNKNOWN

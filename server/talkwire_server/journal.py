@@ -83,12 +83,21 @@ class Reader(Protocol):
         """Hear what became of it."""
         ...
 
+    def close(self) -> None:
+        """Let go of what is kept yet; may take seconds."""
+        ...
+
 
 class Journal:
     """Tells its readers of all chats."""
 
     def __init__(self, readers: Sequence[Reader] = ()) -> None:
         self._readers = readers
+
+    def close(self) -> None:
+        """Have the readers let go of what they keep: for a process whose end they will not see."""
+        for reader in self._readers:
+            reader.close()
 
     @contextmanager
     def entry(

@@ -12,6 +12,8 @@ from math import inf
 from time import monotonic
 
 import grpc
+from google.protobuf.message import Message
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled
 
 from talkwire_server.errors import CallError, SlowReader
 from talkwire_server.statuses import Context, abort
@@ -54,6 +56,20 @@ class OpenCall:
             await self._context.send_initial_metadata((("x-request-id", self.id),))
         finally:
             self._admitted.set_result(None)
+
+    async def send(self, message: Message) -> None:
+        """Send a message; return when gRPC has it and wants the next.
+
+        Raises:
+            CancelledError: The client has left, which grpc.aio may say here before it cancels.
+
+        """
+        self.sending_since = monotonic()
+        try:
+            await self._context.write(message)
+        except cygrpc.ExecuteBatchError:
+            raise asyncio.CancelledError from None
+        self.sending_since = inf
 
     async def _flushed(self) -> None:
         # gRPC sends no status that comes while it sends what is before all.

@@ -171,6 +171,7 @@ def test_kinds_of_errors_have_statuses_by_kind() -> None:
 def test_ready_says_no_where_nobody_listens() -> None:
     """`talkwire ready` ends with 1 and one line on stderr."""
     target = free_target()
-    ended = talkwire("ready", target)
+    ended, dead = talkwire("ready", target), talkwire("ready", "--alive", target)
 
     assert (ended.status, ended.err) == (1, f"talkwire: {target} does not serve\n")
+    assert (dead.status, dead.err) == (1, f"talkwire: {target} does not answer\n")

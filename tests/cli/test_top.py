@@ -151,11 +151,13 @@ def test_quantiles_are_of_what_was_observed_meanwhile(page: dict[str, str]) -> N
 
 
 def test_a_server_that_began_anew_has_no_negative_rate(page: dict[str, str]) -> None:
-    """Its counters rose from 0."""
+    """Its counters rose from 0, whenever in the window that was."""
     counter = "# TYPE a counter\na_total {}\n"
     seen = window(page, counter.format(100), counter.format(3))
+    anew = window(page, *(counter.format(value) for value in (100, 50, 120)))
 
     assert [rise for _, rise in seen.rises("a_total")] == [3]
+    assert [rise for _, rise in anew.rises("a_total")] == [120]
 
 
 def test_what_is_no_page_of_metrics_is_said(page: dict[str, str]) -> None:

@@ -251,6 +251,34 @@ async def test_a_slow_reader() -> None:
         await seen.rises("grpc_server_handled_total", 1, grpc_code="Aborted")
 
 
+@pytest.mark.parametrize("multiplexed", [False, True])
+async def test_a_client_that_leaves_amid_a_message(
+    multiplexed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has left, though gRPC tells the handler of a write that failed: that is no fault here."""
+    options = (("grpc.http2.bdp_probe", 0),)
+    request = pb.ChatRequest(query=" ".join(["x" * 10_000] * 300))
+    async with running(EchoEngine(["echo"], "", 0), metrics_port=0) as server:
+        seen = await meter(server)
+        for _ in range(8):
+            async with grpc.aio.insecure_channel(server.target, options=options) as channel:
+                stub: Any = ChatServiceStub(channel)
+                if multiplexed:
+                    start = pb.ChatMultiplexRequest(call=1)
+                    start.start.request.CopyFrom(request)
+                    call = stub.ChatMultiplex(iter([start]))
+                else:
+                    call = stub.ChatStream(request)
+                await anext(aiter(call))
+                await asyncio.sleep(0.05)  # it reads no more, and the server fills what it may
+                call.cancel()
+        await gone(server)
+        await seen.rises("talkwire_chats_aborted_total", 8, cause="client")
+        await seen.rises("talkwire_chats_total", 8, code="Canceled", reason="")
+
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_graceful_ends_are_answers(kind: str, slow: RunningServer) -> None:
     """Abort and a time limit finish an answer, with a reason; nothing is aborted."""
     seen = await meter(slow)

@@ -24,7 +24,9 @@ from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
 from talkwire_server.echo import EchoEngine
 from talkwire_server.engine import Call, Delta
 from talkwire_server.errors import EngineDead
+from talkwire_server.journal import Journal
 from talkwire_server.settings.tracing import trace_exporters
+from talkwire_server.telemetry.tracing import Tracing
 
 LONG = "word " * 2000
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -74,6 +76,22 @@ def outcome(span: Received) -> tuple[str, str, str, str]:
     said = span.attributes
     code, error = said["rpc.response.status_code"], said.get("error.type", "")
     return span.status, code, error, said.get("talkwire.reason", "")
+
+
+def test_the_last_spans_are_sent_before_a_sudden_end(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes the journal need not wait for OpenTelemetry's batch."""
+    for name, value in (collector.environment | {"OTEL_BSP_SCHEDULE_DELAY": "60000"}).items():
+        monkeypatch.setenv(name, value)
+    journal = Journal([Tracing(["otlp"])])
+    with journal.entry("Chat", "mine", "ada", {}, None):
+        pass
+    before = time.monotonic()
+    journal.close()
+    server_span(collector)
+
+    assert time.monotonic() - before < 30
 
 
 # What a span holds

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from itertools import pairwise
 from math import inf, isnan, nan
 from time import monotonic
 from typing import TypeAlias
@@ -88,17 +89,22 @@ class Window:
         return self._readings[-1]
 
     def rises(self, name: str, **labels: str) -> Iterator[tuple[Labels, float]]:
-        """Tell how much each counter of a name rose; one that begins anew rose from 0.
+        """Tell how much each counter of a name rose; one that begins anew rises from 0.
 
         A server's that had no page before are left out.
         """
-        before = self._readings[0]
-        there = {target for known in before.samples.values() for target in map(_target, known)}
-        known = before.samples.get(name, {})
-        for key, value in self.now.values(name, **labels):
+        first = self._readings[0].samples.values()
+        there = {target for known in first for target in map(_target, known)}
+        for key, _ in self.now.values(name, **labels):
             if _target(key) in there:
-                old = known.get(key, 0.0)
-                yield key, value - old if value >= old else value
+                yield key, self._rise(name, key)
+
+    def _rise(self, name: str, key: Labels) -> float:
+        pages = [one.samples.get(name, {}) for one in self._readings]
+        values = [page[key] for page in pages if key in page]
+        if len(values) < len(pages) and key not in pages[0]:
+            values.insert(0, 0.0)  # nobody counted yet
+        return sum(new - old if new >= old else new for old, new in pairwise(values))
 
     def rate(self, name: str, **labels: str) -> float:
         """Tell how much the counters of a name rose a second, together; nan if that is unknown."""

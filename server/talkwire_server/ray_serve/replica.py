@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
@@ -28,7 +28,7 @@ from talkwire_server.engine import Engine
 from talkwire_server.errors import CallError, EngineDead
 from talkwire_server.health import NOT_SERVING, SERVING, Health
 from talkwire_server.journal import Journal
-from talkwire_server.logs import start_logging
+from talkwire_server.logs import log_unhandled, start_logging
 from talkwire_server.model_service import ModelService
 from talkwire_server.open_calls import OpenCalls
 from talkwire_server.ray_serve.context import context_of, ending, writable, written
@@ -47,6 +47,8 @@ log = logging.getLogger("talkwire")
 Given: TypeAlias = RayServegRPCContext
 Requests: TypeAlias = gRPCInputStream[bytes]
 
+CLOSING = 2.0  # seconds for the last spans, when the engine has died
+
 _RPCS = {method.name: method for service in SERVICES for method in service.methods}
 
 _MORE: Sequence[Message] = ()
@@ -64,6 +66,8 @@ class Replica:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         start_logging(settings)
+        if not settings.log_texts:
+            asyncio.get_running_loop().set_exception_handler(log_unhandled)
         # The node's own variables say where traces go.
         settings = replace(settings, trace_exporters=trace_exporters(os.environ))
         self._settings = settings
@@ -75,8 +79,8 @@ class Replica:
         self._gate = ReplicaGate(Bounds.of(engine.capacity, settings), settings)
         self._admission = Admission(engine, settings, self._gate)
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
-        journal = Journal([*readers(settings)])
-        self._chat = ChatService(engine, self._admission, self._open_calls, journal)
+        self._journal = Journal([*readers(settings)])
+        self._chat = ChatService(engine, self._admission, self._open_calls, self._journal)
         self._models = ModelService(engine)
         names = {service.full_name for service in SERVICES}
         self._health = Health(names - {health.SERVICE_NAME})
@@ -101,6 +105,8 @@ class Replica:
         self._admission.reload()
         self._health.set(NOT_SERVING)
         await self._open_calls.cut(EngineDead())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._journal.close), CLOSING)
         kill_children()
         os._exit(1)  # at once; Serve would first ask several times whether it is healthy
 

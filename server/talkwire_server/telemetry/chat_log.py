@@ -15,6 +15,9 @@ class ChatLog:
     def begin(self, entry: Entry) -> None:
         """Wait for its end."""
 
+    def close(self) -> None:
+        """Nothing is kept."""
+
     def end(self, entry: Entry) -> None:
         """Write the line: seconds are counted from the request's arrival."""
         if log.isEnabledFor(logging.INFO):

@@ -67,6 +67,9 @@ class ChatMetrics:
     def begin(self, entry: Entry) -> None:
         """Wait for its end."""
 
+    def close(self) -> None:
+        """Nothing is kept."""
+
     def end(self, entry: Entry) -> None:
         """Count it."""
         series(CHATS, entry.rpc, code_name(entry.code), entry.reason).inc()

@@ -53,6 +53,7 @@ class Tracing:
             provider = _provider(exporters)
         except Exception as error:
             raise StartError(f"OpenTelemetry cannot export traces: {error}") from error
+        self._provider = provider
         self._tracer = provider.get_tracer("talkwire_server", version("talkwire"))
         self._spans: dict[Entry, tuple[Span, int]] = {}  # and when they began
 
@@ -72,6 +73,10 @@ class Tracing:
         entry.trace = headers
         entry.trace_id = format_trace_id(span.get_span_context().trace_id)
         entry.span_id = format_span_id(span.get_span_context().span_id)
+
+    def close(self) -> None:
+        """Send the last spans; where a process ends as usual OpenTelemetry does that itself."""
+        self._provider.shutdown()
 
     def end(self, entry: Entry) -> None:
         """End it, and say what became of the chat."""

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from talkwire_server import model
+from talkwire_server import model, spawned_log
 from talkwire_server.engine import Core, Engine, StartError
 from talkwire_server.frontends import nursery
 from talkwire_server.settings import Settings
@@ -64,6 +64,7 @@ def _prepare(settings: Settings, begin: Callable[[], None] = lambda: None) -> st
         raise StartError(str(error)) from None
     for key, value in environment(settings, path, on_cpu=on_cpu).items():
         os.environ.setdefault(key, value)  # the operator's own goes first
+    spawned_log.tell(settings)
     if "vllm" not in sys.modules:
         log.info("importing vLLM %s", build)
     begin()
