@@ -12,6 +12,7 @@ import grpc
 from processes import ServerProcess, launched
 from talkwire import Client
 
+COUNT = 2  # frontends
 OWN = (("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0))
 
 
@@ -68,16 +69,15 @@ class Several:
 
     def settled(self, without: int) -> list[int]:
         """Wait until another has taken a process's place; return all."""
-        count = len({*self.pids} | {without})
-        while without in self.pids or len(self.pids) < count:
+        while without in (pids := self.pids) or len(pids) < COUNT:
             time.sleep(0.02)
-        return self.pids
+        return pids
 
 
 @contextmanager
 def several(*flags: str, **environment: str) -> Iterator[Several]:
     """Run a server of two frontends for the length of the block; if left, kill it."""
-    with launched("--frontends=2", *flags, **environment) as server:
+    with launched(f"--frontends={COUNT}", *flags, **environment) as server:
         yield Several(server)
 
 

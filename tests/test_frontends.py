@@ -122,9 +122,9 @@ def test_a_frontend_that_dies_is_replaced() -> None:
             pids = server.settled(without=one)
             answer = lives.wait()
         (new,) = {*pids} - {one, other}
+        line = server.server.logs("another takes the place")
         with server.client(new) as third, third.stream(LONG) as a, third.stream(LONG) as b:
             next(a), next(b)
-        line = server.server.logs("another takes the place")
         status, log = stopped(server)
 
     assert lost.value.partial

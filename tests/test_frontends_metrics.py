@@ -47,6 +47,7 @@ def test_all_count_together_also_what_has_died() -> None:
                 while (left := Page(url)).value("talkwire_chats_running") == 2:
                     sleep(0.02)
         (new,) = {*pids} - {one, other}
+        server.server.logs("another takes the place")
         with server.client(new) as third:
             third.chat("a b")
         after = awaited(url, "grpc_server_msg_sent_total", 6, grpc_method="Chat")

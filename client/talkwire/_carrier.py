@@ -94,17 +94,12 @@ class Carrier(Generic[C]):
         self._send = send
         self._move = move
         self._numbers = Numbers()
-        self._error: grpc.RpcError | None = None  # why it broke
-        self._crowded: pb.CallStatus | None = None  # why it moved
 
     def start(self, call: C, left: float | None) -> int:
-        """Begin a call; return its number."""
+        """Begin a call; return its number. Only while it is open."""
         number = self._numbers.take()
-        if self.open:
-            self.calls[number] = call
-            self._send(_start(number, call, left))
-        else:  # it broke just now
-            call.fail(failure(self._crowded) if self._crowded else _lost(self._error))
+        self.calls[number] = call
+        self._send(_start(number, call, left))
         return number
 
     def cancel(self, number: int, call: C) -> None:
@@ -136,21 +131,19 @@ class Carrier(Generic[C]):
 
     def end(self, error: grpc.RpcError | None) -> None:
         """End the calls that run, as the stream ended."""
-        self._break(error)
+        self._close()
         self._send(None)
         for call in filter(None, [*self.calls.values()]):
             call.fail(_lost(error))
         self.calls.clear()
 
-    def _break(self, error: grpc.RpcError | None) -> None:
-        self._error = error
+    def _close(self) -> None:
         self.open = False
 
     def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
         # Where it is unavailable another stream, maybe another server, is better for the next.
         if CODES.get(event.status.code) is grpc.StatusCode.UNAVAILABLE:
             if self.open and is_crowded(event.status):
-                self._crowded = event.status
                 self._move()
             self.open = False
         del self.calls[event.call]

@@ -51,8 +51,10 @@ class Multiplexer:
     def start(self, call: "Call", left: float | None) -> "tuple[_Stream, int]":
         """Begin a call on a stream; return that, and its number there."""
         with self._lock:
-            stream = self._streams.get(call.metadata)
-            return stream, stream.start(call, left)
+            while True:
+                stream = self._streams.get(call.metadata)
+                if number := stream.start(call, left):
+                    return stream, number
 
 
 class _Stream(Carrier["Call"]):
@@ -67,9 +69,9 @@ class _Stream(Carrier["Call"]):
         Thread(target=self._read, name="talkwire-multiplex", daemon=True).start()
 
     def start(self, call: "Call", left: float | None) -> int:
-        """Begin a call; return its number."""
+        """Begin a call; return its number, or 0 where it is open no more."""
         with self._lock:
-            return super().start(call, left)
+            return super().start(call, left) if self.open else 0
 
     def cancel(self, number: int, call: "Call") -> None:
         """End a call, if it runs: its number may be another's by now."""
@@ -88,9 +90,9 @@ class _Stream(Carrier["Call"]):
             self.end(broken())
             raise
 
-    def _break(self, error: grpc.RpcError | None) -> None:
+    def _close(self) -> None:
         with self._lock:
-            super()._break(error)
+            super()._close()
 
     def _forget(self, event: pb.ChatMultiplexResponse.Event) -> None:
         with self._lock:

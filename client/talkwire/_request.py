@@ -149,8 +149,7 @@ class CallOptions(ChatOptions, total=False):
             token ids, and you get them, too. Not with `n`, `output`, a forced tool,
             prompt_logprobs or excluded thoughts.
         within: The context of the gRPC handler that calls: the answer ends with the incoming call
-            and not after its deadline, and has its traceparent and tracestate, unless with
-            `multiplex`: what many share has no trace.
+            and not after its deadline, and has its traceparent and tracestate.
         sticky: Of several servers, go to that of the call's session while it can take the call,
             so that it finds the prompt's beginning in its prefix cache. The session is named by
             this, or with True by what the conversation begins with: model, cache_salt, system and

@@ -9,7 +9,7 @@ from typing import Any
 from talkwire._answer import Answer
 from talkwire._balance import Route
 from talkwire._errors import Error, Overloaded, RequestIdInUse, Unavailable
-from talkwire._statuses import taken
+from talkwire._statuses import broke, taken
 from talkwire_proto.v1 import chat_pb2 as pb
 
 TRIES = 10  # in a row that servers took, and lost without a new token; the time bounds the others
@@ -60,10 +60,12 @@ class Course:
         self.trace: Mapping[str, str] = {}
         self._tokens = self._tries = self._lost = 0
         self._begin, self._end = 0.0, inf
+        self._sent = ""  # the latest call's id, as far as the request has none
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the next call, with the time that is left."""
         now, call = monotonic(), self._arguments(self.trace)
+        self._sent = dict(call["metadata"]).get("x-request-id", "")
         if not self._begin:
             self._begin = now
             self._end = inf if call["timeout"] is None else now + call["timeout"]
@@ -86,7 +88,9 @@ class Course:
             self._lost += taken(error)
         # One that refuses to go on may be full, or not know yet that it lost this caller.
         passing = (Unavailable, Overloaded, RequestIdInUse) if self._tries else Unavailable
-        if not (self.resume and id and isinstance(error, passing) and self._lost < TRIES):
+        # Where a proxy lost the server nobody knows whether it had let the call in.
+        known = id or (broke(error) and (self.request.request_id or self._sent))
+        if not (self.resume and known and isinstance(error, passing) and self._lost < TRIES):
             raise error
         pause = uniform(0, min(_LONGEST, _FIRST * 2 ** min(self._tries, 6)))  # noqa: S311  # no secret
         if self._tries:  # at first there may be another server
@@ -94,7 +98,7 @@ class Course:
         if monotonic() + pause >= self._end:
             raise error
         self._tries += 1
-        self.request = self._rest(id, answer)
+        self.request = self._rest(known, answer)
         return pause
 
     def _rest(self, id: str, answer: Answer) -> pb.ChatRequest:

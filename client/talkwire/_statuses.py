@@ -128,6 +128,12 @@ def is_reset(code: grpc.StatusCode, text: str) -> bool:
     return code in (Code.INTERNAL, Code.UNKNOWN) and bool(_LOST.search(text))
 
 
+def broke(error: Error) -> bool:
+    """Tell whether a proxy lost the server of a call that failed so."""
+    cause: Any = error.__cause__
+    return isinstance(error, ConnectError) and bool(cause and _LOST.search(cause.details() or ""))
+
+
 def has_no_health(error: Any) -> bool:
     """Tell whether a server that is there told of its health so, or rather did not."""
     return error.code() in (Code.UNIMPLEMENTED, Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)

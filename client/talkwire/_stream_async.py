@@ -119,7 +119,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
             pause = self._course.follow(error, self.id, self.answer)
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
-                    abort = pb.AbortRequest(id=self.id)
+                    abort = pb.AbortRequest(id=self._course.request.request_id)
                     await self._replica.stub.Abort(abort, **self._course.arguments())
                 await self._pause(pause)
                 await self._start()

@@ -118,7 +118,7 @@ class Stream(StreamBase, Iterator[Chunk]):
             pause = self._course.follow(error, self.id, self.answer)
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
-                    abort = pb.AbortRequest(id=self.id)
+                    abort = pb.AbortRequest(id=self._course.request.request_id)
                     self._replica.stub.Abort(abort, **self._course.arguments())
                 if self._cancelled.wait(pause):
                     raise from_cancel(self._client.target, self.answer)

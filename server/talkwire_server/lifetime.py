@@ -78,11 +78,12 @@ async def _serve(
         await server.listen()
         log.info("listening on %s; loading", server.address)
         while True:
-            if await first(server.load(), stop.wait()) == 1:
-                return 0
-            names = ", ".join(model.id for model in server.models)
-            log.info("serving %s on %s after %.1f s", names, server.address, monotonic() - started)
             try:
+                if await first(server.load(), stop.wait(), _death(engine)) == 1:
+                    return 0
+                names = ", ".join(model.id for model in server.models)
+                seconds = monotonic() - started
+                log.info("serving %s on %s after %.1f s", names, server.address, seconds)
                 await first(_death(engine), stop.wait())
             except EngineDied as death:
                 if not restarts.one_more():

@@ -335,6 +335,8 @@ class Breaking(Multiplexing):
     What has said None was let in, and no more.
     """
 
+    text = "no"
+
     def __init__(self, *failures: tuple[grpc.StatusCode, str, float, bool | None]) -> None:
         self.requests: list[pb.ChatRequest] = []
         self.aborted: list[str] = []
@@ -358,7 +360,7 @@ class Breaking(Multiplexing):
             for detail in (info, later) if reason else ():
                 status.details.add().Pack(detail)
             trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-            await context.abort(code, "no", trailing_metadata=trailers)
+            await context.abort(code, self.text, trailing_metadata=trailers)
         yield pb.ChatStreamResponse(finish_reason=pb.FINISH_REASON_STOP, usage=pb.Usage())
 
     async def Abort(self, request: pb.AbortRequest, context: Any) -> pb.AbortResponse:
@@ -479,6 +481,17 @@ async def test_a_delay_beyond_the_deadline_is_not_waited_for(kind: str) -> None:
     assert caught.value.partial
 
 
+async def test_it_begins_again_where_a_proxy_lost_the_server(kind: str) -> None:
+    """Whether that had let the call in, nobody knows: the next has its id, so not both can run."""
+    service = Breaking((Code.INTERNAL, "", 0, False), (Code.INTERNAL, "", 0, False))  # type: ignore[abstract]
+    service.text = "Received RST_STREAM with error code 2"
+    async with breaking(kind, service) as caller:
+        answer = await caller.chat("x", metadata={"x-request-id": "mine"})
+
+    assert answer.text == "2 "
+    assert [request.request_id for request in service.requests] == ["", "mine", "mine"]
+
+
 def test_calls_that_are_lost_are_bounded() -> None:
     """Ten in a row without a new token; refusals are not, and pauses grow to five seconds."""
     refusal = talkwire.Unavailable("gone", code=Code.UNAVAILABLE)
@@ -486,7 +499,8 @@ def test_calls_that_are_lost_are_bounded() -> None:
     let_in, nothing = grpc.aio.Metadata(("x-request-id", "id")), grpc.aio.Metadata()
     lost.__cause__ = grpc.aio.AioRpcError(Code.UNAVAILABLE, let_in, nothing, "", "")
     route: Route[Any] = Route(Balancer("first", None, chooses=False))
-    course = Course(pb.ChatRequest(), lambda _: {"timeout": None}, None, route, resume=True)
+    arguments = {"timeout": None, "metadata": ()}
+    course = Course(pb.ChatRequest(), lambda _: arguments, None, route, resume=True)
     course.arguments()
     pauses = []
     for tokens in ([], [1]):

@@ -81,6 +81,7 @@ def test_a_frontend_that_dies_leaves_the_engine_to_others(folder: Path) -> None:
                 with pytest.raises(Unavailable):
                     dies.wait()
                 (new,) = {*server.settled(without=one)} - {other}
+                server.server.logs("another takes the place of")
                 with server.client(new) as third:
                     assert third.ready(timeout=120)
                     # The engine has two slots, and the other stream has one of them.

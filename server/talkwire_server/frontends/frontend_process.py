@@ -1,6 +1,7 @@
 """A frontend as the supervisor sees it: a process, the line to it, and its calls at the gate."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from talkwire_server.frontends.frontend import run
 from talkwire_server.frontends.link import Link
 from talkwire_server.frontends.messages import Beat, Do, Done
 from talkwire_server.settings import Settings
+
+log = logging.getLogger("talkwire")
 
 
 class FrontendProcess:
@@ -29,6 +32,7 @@ class FrontendProcess:
         ended: Set when the process is gone.
         status: The status with which it ended.
         lost: How many calls it had inside then.
+        quiet: 0 whenever it says something, which it does each second once it is open.
 
     """
 
@@ -40,6 +44,7 @@ class FrontendProcess:
         self.ended = asyncio.Event()
         self.status: int | None = None
         self.lost = 0
+        self.quiet = 0
         self._desks = desks
         self._desk = Desk(gate, desks, self.tell)
         self._feel = feel
@@ -47,17 +52,17 @@ class FrontendProcess:
 
     async def start(self, settings: Settings, make: Callable[[], Engine]) -> None:
         """Fork it. It does nothing unasked."""
-        ours, theirs = socket.socketpair()
-        self._link = await Link.over(ours)
         try:
+            ours, theirs = socket.socketpair()
             with theirs:
-                self._process = await nursery.fork(self.name, run, settings, make, theirs)
+                self._link = await Link.over(ours)
+                try:
+                    self._process = await nursery.fork(self.name, run, settings, make, theirs)
+                except BaseException:
+                    self._link.close()  # which ends it, if it began
+                    raise
         except Exception as error:
-            self._link.close()
             raise StartError(f"{self.name} could not be forked: {error}") from error
-        except asyncio.CancelledError:
-            self._link.close()  # which ends it
-            raise
         self.pid = self._process.pid or 0
         self._receiving = asyncio.create_task(self._receive())
 
@@ -69,7 +74,8 @@ class FrontendProcess:
     async def open(self) -> None:
         """Have it let calls in."""
         await self.do("open")
-        self._desks.add(self._desk)
+        if not self._link.closed:
+            self._desks.add(self._desk)
 
     async def do(self, step: str, argument: Any = None) -> Any:
         """Have it take a step; return what came of it.
@@ -97,14 +103,11 @@ class FrontendProcess:
             self._process.kill()
 
     async def _receive(self) -> None:
-        async for message in self._link.receive():
-            if isinstance(message, Done):
-                if done := self._done.get(message.step):
-                    _tell(done, message)
-            elif isinstance(message, Beat):
-                self._feel(message.unfinished, message.steps)
-            else:
-                self._desk.take(message)
+        try:
+            async for message in self._link.receive():
+                self._take(message)
+        except Exception:
+            log.exception("what %s said was not understood; it has to go", self.name)
         self._desks.discard(self._desk)
         self.lost = self._desk.calls
         self._desk.close()
@@ -115,6 +118,16 @@ class FrontendProcess:
         self._process.close()  # else two pipes of it stay open
         for done in self._done.values():
             _tell(done, self._the_end())
+
+    def _take(self, message: Any) -> None:
+        self.quiet = 0
+        if isinstance(message, Done):
+            if done := self._done.get(message.step):
+                _tell(done, message)
+        elif isinstance(message, Beat):
+            self._feel(message.unfinished, message.steps)
+        else:
+            self._desk.take(message)
 
     def _the_end(self) -> Done:
         text = f"{self.name} ended with status {self.status} (the log above has the cause)"

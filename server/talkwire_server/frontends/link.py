@@ -42,6 +42,11 @@ class Link:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
 
+    @property
+    def closed(self) -> bool:
+        """Whether either end has hung up, as far as is known."""
+        return self._writer.is_closing()
+
     def close(self) -> None:
         """Hang up."""
         self._writer.close()

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.admission import Bounds, LocalGate, State
@@ -20,12 +20,14 @@ from talkwire_server.frontends.frontend_process import FrontendProcess
 from talkwire_server.frontends.messages import Do
 from talkwire_server.frontends.port import Port
 from talkwire_server.settings import Settings
-from talkwire_server.steps import each, first
+from talkwire_server.steps import each
 from talkwire_server.telemetry import metrics_port
 
 log = logging.getLogger("talkwire")
 
 CLOSING = 15.0  # seconds for a frontend to end when it is told to
+SILENCE = 30  # seconds after which a frontend that says nothing is lost
+LOADING = 600.0  # seconds for another to load what all have loaded
 PAUSE = 1.0  # seconds before a frontend is replaced that ended soon after it began
 
 
@@ -76,7 +78,7 @@ class Supervisor:
 
     async def load(self) -> None:
         """Wait for the engine and the frontends, then let calls in."""
-        await first(self._load(), self._death())
+        await self._load()
         frontends = self._frontends.values()
         await each(*(_unless_ended(one, one.open()) for one in frontends))
         self._is_open = True
@@ -130,10 +132,6 @@ class Supervisor:
             raise StartError("all frontends ended while they loaded (the log above has the cause)")
         self.models = next(filter(None, models))
 
-    async def _death(self) -> NoReturn:
-        await self._core.ready()
-        raise StartError(f"the engine died: {await self._core.failed()}")
-
     async def _start(self, number: int) -> FrontendProcess:
         """Have a frontend of that number, with an engine of its own."""
         name, feel = f"frontend {number}", partial(self._core.feel, number)
@@ -152,17 +150,18 @@ class Supervisor:
         """Have another frontend whenever one ends."""
         while True:
             ended = self._frontends[number]
-            await ended.ended.wait()
+            await _end(ended)
             log.error("%s ended with status %s", ended.name, ended.status)
             if self.metrics:
                 self.metrics.forget(ended.pid)
             try:
-                frontend = await self._start(number)
-                await frontend.do("load", self._core.environment)
-                await frontend.do("listen")  # only now: connections are for who answers
-                await frontend.open()
-            except StartError as error:
-                log.error("no other takes its place yet: %s", error)
+                async with asyncio.timeout(LOADING):
+                    frontend = await self._start(number)
+                    await frontend.do("load", self._core.environment)
+                    await frontend.do("listen")  # only now: connections are for who answers
+                    await frontend.open()
+            except (StartError, TimeoutError) as error:
+                log.error("no other takes its place yet: %s", error or "it does not load")
                 self._frontends[number].kill()
             else:
                 log.info("another takes the place of %s", ended.name)
@@ -183,6 +182,18 @@ class Supervisor:
         self._is_open = False
         for keeper in self._keepers:
             keeper.cancel()
+
+
+async def _end(frontend: FrontendProcess) -> None:
+    """Wait until a frontend that is open has ended; one that says nothing any more is killed."""
+    while not frontend.ended.is_set():
+        frontend.quiet += 1  # and not the time: this process may have stood still itself
+        if frontend.quiet > SILENCE:
+            log.error("%s said nothing for %d s; it is killed", frontend.name, SILENCE)
+            frontend.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await frontend.ended.wait()
 
 
 async def _have(frontend: FrontendProcess, step: str, seconds: float) -> None:

@@ -129,7 +129,8 @@ class VllmCore:
             raise _start_error(error) from error
 
     async def failed(self) -> str:
-        """Wait until a process has ended, or none makes a step with work."""
+        """Wait until a process that had loaded has ended, or none makes a step with work."""
+        await self.ready()
         limit = self._settings.engine_stall_timeout or inf
         manager = self._launch.result().engine_manager
         while True:
@@ -138,9 +139,11 @@ class VllmCore:
                 return f"{name} ended with status {status}"
             if not self._trials.alive:
                 return "the process of grammars ended"
-            since = monotonic() - STALE  # a process that says nothing is no sign of the engine
-            unfinished = sum(one for one, _, at in self._felt.values() if at > since)
-            if unfinished:
+            since = monotonic() - STALE
+            heard = [one for one, _, at in self._felt.values() if at > since]
+            unfinished = sum(heard)
+            # Steps may be told to a seat alone that is vacant, and says nothing.
+            if unfinished and len(heard) == self._settings.frontends:
                 self._quiet += POLL
             if self._quiet > limit:
                 for process in manager.processes:

@@ -17,6 +17,7 @@ from vllm.envs import disable_envs_cache, enable_envs_cache
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.adapters import modules
@@ -238,6 +239,9 @@ class VllmEngine:
             kill_children()
         elif not building.exception():
             llm = building.result()
+            for waiting in [*llm.engine_core.utility_results.values()]:
+                if not waiting.done():  # which vLLM leaves so when its engine dies
+                    waiting.set_exception(EngineDeadError())
             if llm.output_handler:
                 llm.output_handler.cancel()  # else it reports the engine's end as a failure
             await asyncio.to_thread(llm.shutdown, timeout=10)

@@ -19,6 +19,8 @@ from vllm.utils.network_utils import ZmqListener
 from vllm.v1.engine import EngineCoreRequestType
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from talkwire_server.engine import StartError
+
 PATIENCE = 1.0  # seconds
 
 STATISTICS = "TALKWIRE_VLLM_STATISTICS"
@@ -92,14 +94,29 @@ async def settle(llm: AsyncLLM) -> None:
     """Wait until engines that run have found an AsyncLLM that took over.
 
     From then on it has them drop what the one before it asked for, as soon as they answer that.
+
+    Raises:
+        StartError: They died meanwhile.
+
     """
     _abort_strangers(llm)
+    llm.engine_core.utility_results = _Waiting()
     llm._run_output_handler()  # else the first request does
     while True:
+        if llm.errored:
+            raise StartError("the engine died")
         with suppress(TimeoutError):  # what is sent to an engine that is not there yet is lost
             async with asyncio.timeout(PATIENCE):
                 await llm.get_supported_tasks()
                 return
+
+
+class _Waiting(dict[int, asyncio.Future[Any]]):
+    """Who waits for answers of vLLM's; those that an AsyncLLM before this one asked for, nobody."""
+
+    def pop(self, call: int, *_: Any) -> asyncio.Future[Any]:
+        """Return who waits for one, and no more."""
+        return super().pop(call, None) or asyncio.get_running_loop().create_future()
 
 
 def _abort_strangers(llm: AsyncLLM) -> None:

@@ -23,10 +23,11 @@ class Peer:
     def __init__(self, name: str) -> None:
         self._name = name
         self._path = Path(os.environ[FOLDER], name)
+        self._is_new = False
         try:
             self._line = _connected(self._path)
         except (FileNotFoundError, ConnectionRefusedError):
-            self._line = _connected(self._path.with_name(ORIGIN))
+            self._renew()
         self._lock = Lock()
 
     def begin(self, constraint: Any, stop_token_ids: set[int]) -> str:
@@ -36,7 +37,14 @@ class Peer:
             EOFError: The process was over its limits. So does `ask`.
 
         """
-        fault: str = self.ask(self._name, constraint, stop_token_ids)
+        question = self._name, constraint, stop_token_ids
+        try:
+            fault: str = self.ask(*question)
+        except EOFError:
+            if self._is_new:
+                raise
+            self._renew()  # it ended as we came
+            fault = self.ask(*question)
         return fault
 
     def ask(self, *question: Any) -> Any:
@@ -48,6 +56,9 @@ class Peer:
             except (EOFError, OSError):
                 self._path.unlink(missing_ok=True)
                 raise EOFError from None
+
+    def _renew(self) -> None:
+        self._line, self._is_new = _connected(self._path.with_name(ORIGIN)), True
 
     @property
     def alive(self) -> bool:
