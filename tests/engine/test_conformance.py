@@ -109,13 +109,19 @@ async def runs(
 ) -> AsyncIterator[Runs]:
     """What is compared here, asked all at once: alone each would take a second."""
     llm: Any = vllm.engine.llm  # type: ignore[attr-defined]  # it is a VllmEngine
+    from vllm.v1.engine import async_llm
+
+    from conformance.twins import Separate
+
     made = Runs(llm, tmp_path_factory.mktemp("markers"))
-    for item in request.session.items:
-        params: Mapping[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-        if isinstance(params.get("case"), Case):
-            made.start(params["case"])
-    yield made
-    await made.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(async_llm, "RequestOutputCollector", Separate)
+        for item in request.session.items:
+            params: Mapping[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+            if isinstance(params.get("case"), Case):
+                made.start(params["case"])
+        yield made
+        await made.close()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
