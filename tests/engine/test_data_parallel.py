@@ -1,5 +1,6 @@
 """vLLM's data parallel: two engines behind one server, on one machine."""
 
+import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -24,14 +25,21 @@ def computed(pids: list[int]) -> int:
 
 
 def test_two_engines_share_the_chats() -> None:
-    """`--data-parallel-size 2`: both compute, answers are one engine's, and none is left behind."""
+    """`--data-parallel-size 2`: both compute, answers are one engine's, and none is left behind.
+
+    They are spawned, and log as the server does.
+    """
     with launched(
         "--engine=vllm",
         "--data-parallel-size=2",
         "--max-model-len=512",
         f"--kv-cache-memory-bytes={64 << 20}",
+        "--log-format=json",
+        "--log-level=debug",
     ) as server:
-        target = server.target
+        of_engine = json.loads(server.logs('"logger": "vllm.v1.engine.core"'))
+        serving = json.loads(server.logs('"message": "serving '))
+        target = serving["message"].rpartition(" on ")[2].split()[0]
         pids = descendants(server.process.pid)
         engines = {
             pid: [pid, *descendants(pid)]
@@ -46,6 +54,7 @@ def test_two_engines_share_the_chats() -> None:
         status, _ = server.ends()
 
     one, other = (now - then for now, then in zip(after, before, strict=True))
+    assert of_engine["level"] == "info"
     assert {answer.text for answer in answers} == {"The capital of France is Paris."}
     assert min(one, other) > max(one, other) / 4
     assert status == 0
