@@ -59,7 +59,7 @@ def of_refusal(error: grpc.aio.AioRpcError) -> Form:
     """Bring a refusal of ours into form."""
     status = status_pb2.Status.FromString(trailers(error)["grpc-status-details-bin"])
     named = dict.fromkeys(name for detail in status.details for name in _named(detail))
-    return {"refused": (error.code().name, *named)}
+    return {"refused": (error.code().name, *named), "why": error.details()}
 
 
 def _named(detail: any_pb2.Any) -> Iterator[str]:

@@ -134,7 +134,8 @@ async def test_the_same_request_has_the_same_answer(runs: Runs, case: Case) -> N
         for name in differing(ours[rpc], theirs[rpc])
     }
 
-    assert [form.get("refused", ()) for form in ours.values()] == [case.refusal] * 2
+    refusals = [form.get("refused", ()) for form in ours.values()]
+    assert refusals == [case.refusal] * 2, [form.get("why") for form in ours.values()]
     assert found.keys() == case.differences.keys(), found
     for name, why in case.differences.items():
         assert why not in ONLY_SPELLED or spelled_alike(*found[name]), found[name]
