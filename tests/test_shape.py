@@ -64,11 +64,11 @@ def methods(file: str, kind: str) -> dict[str, str]:
 
 
 def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """Spell a method's decorators, arguments and result, without what makes it async."""
+    """Spell a method: decorators, arguments and result, but not what async or threads need."""
     assert node.returns
     decorators = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
     text = f"{decorators} ({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
-    for word in ("Async", "async", "aio.", "'"):
+    for word in ("Async", "async", "aio.", "'", "cached_"):
         text = text.replace(word, "")
     return text
 
