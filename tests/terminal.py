@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -63,26 +64,37 @@ class Terminal:
         return int(self.child.exitstatus)
 
 
+def spawned(*command: str, columns: int, **environment: str) -> Any:
+    """Run a program in a pseudo-terminal, whatever this process has of a terminal itself."""
+    return pexpect.spawn(
+        command[0],
+        list(command[1:]),
+        env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns)} | environment,
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(50, columns),
+        preexec_fn=_hear_ctrl_c,
+    )
+
+
+def _hear_ctrl_c() -> None:
+    """Do not ignore it, as a job in the background does, and all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def chatting(
     *arguments: str, command: list[str] = TALKWIRE, **environment: str
 ) -> Iterator[Terminal]:
     """Run `talkwire chat` in a pseudo-terminal; if it is there at the end, leave it."""
-    child = pexpect.spawn(
-        command[0],
-        [*command[1:], "chat", *arguments],
-        env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"} | environment,
-        encoding="utf-8",
-        timeout=60,
-        dimensions=(50, 4000),
-    )
-    terminal = Terminal(child)
+    environment = {"PROMPT_TOOLKIT_NO_CPR": "1", **environment}
+    terminal = Terminal(spawned(*command, "chat", *arguments, columns=4000, **environment))
     try:
         yield terminal
-        if child.isalive():
+        if terminal.child.isalive():
             terminal.leaves()
     finally:
-        child.close(force=True)
+        terminal.child.close(force=True)
 
 
 def talkwire(*arguments: str, stdin: str | bytes = "", **environment: str) -> "Ended":

@@ -1,6 +1,5 @@
 """`talkwire top`: the figures are those of the servers' pages, in a terminal and through a pipe."""
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ import pytest
 from processes import launched
 from talkwire import Client
 from talkwire.cli.metrics import Reading, Window
-from terminal import TALKWIRE, free_target, plain, talkwire
+from terminal import TALKWIRE, free_target, plain, spawned, talkwire
 
 LONG = "word " * 4000
 
@@ -58,14 +57,7 @@ def test_what_servers_do_is_shown_once_without_a_terminal() -> None:
 def test_a_terminal_shows_it_in_place() -> None:
     """It goes on with what comes, callers by name, until Ctrl-C."""
     with watched("--metrics-callers=127.0.0.1") as (target, metrics), Client(target) as client:
-        child = pexpect.spawn(
-            TALKWIRE[0],
-            [*TALKWIRE[1:], "top", "--interval=0.3", metrics],
-            env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
-            encoding="utf-8",
-            timeout=60,
-            dimensions=(30, 200),
-        )
+        child = spawned(*TALKWIRE, "top", "--interval=0.3", metrics, columns=200)
         child.expect_exact(metrics)
         assert child.expect_exact(["127.0.0.1   ", pexpect.TIMEOUT], timeout=1) == 1
         for _ in range(20):
@@ -84,13 +76,7 @@ def test_a_terminal_shows_it_in_place() -> None:
 def test_a_narrow_terminal_shows_the_first_columns_whole() -> None:
     """Those that have no room are left out; names and heads are not cut."""
     with watched() as (_, metrics):
-        child = pexpect.spawn(
-            TALKWIRE[0],
-            [*TALKWIRE[1:], "top", "--once", "--interval=0.3", metrics],
-            env=os.environ | {"TERM": "xterm", "COLUMNS": "60"},
-            encoding="utf-8",
-            timeout=60,
-        )
+        child = spawned(*TALKWIRE, "top", "--once", "--interval=0.3", metrics, columns=60)
         child.expect(pexpect.EOF)
         shown = rows(plain(str(child.before)))
         child.close()
