@@ -32,8 +32,11 @@ class Mortal(EchoEngine):
     async def failed(self) -> str:
         """Wait for the end."""
         await self.dead.wait()
-        self.dead.clear()
         return "struck by lightning"
+
+    async def stop(self) -> None:
+        """Have nothing left of the death."""
+        self.dead.clear()
 
 
 async def strike(client: AsyncClient, engine: Mortal) -> Answer:
@@ -74,6 +77,16 @@ async def test_the_server_ends_with_its_engine(
     assert begun.text.startswith("word")
     assert status == 1
     assert caplog.messages == [REASON]
+    assert why.read_text() == f"{REASON}\n"
+
+
+async def test_one_that_dies_while_it_loads_ends_the_server(tmp_path: Path) -> None:
+    """Nobody waits for ever for it to be ready."""
+    engine, why = Mortal(), tmp_path / "why"
+    settings = Settings(host=f"unix:{tmp_path}/socket", termination_log=str(why))
+    engine.dead.set()
+
+    assert await serve(settings, engine, partial(Server, settings, engine), monotonic()) == 1
     assert why.read_text() == f"{REASON}\n"
 
 
