@@ -283,12 +283,13 @@ async def test_replicas_follow_the_chats(cluster: RayCluster) -> None:
 
     async def replicas(number: int) -> None:
         running = partial(cluster.tell, "running", "scaled")
-        async with asyncio.timeout(60):  # Serve has no event for it
+        async with asyncio.timeout(150):  # Serve has no event for it
             while await asyncio.to_thread(running) != number:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
 
     async with AsyncClient(cluster.target, metadata=there, multiplex=True) as client:
-        chats = [asyncio.create_task(client.stream(LONG).__aenter__()) for _ in range(8)]
+        longer = LONG * 4  # than replicas take to start
+        chats = [asyncio.create_task(client.stream(longer).__aenter__()) for _ in range(8)]
         streams = await asyncio.gather(*chats)
         await replicas(2)
         for stream in streams:
