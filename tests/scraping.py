@@ -53,7 +53,7 @@ class Meter:
     async def rises(self, name: str, by: float, **labels: str) -> None:
         """Wait until it has risen by so much; fail if it is more."""
         await until(lambda: self.rise(name, **labels) >= by)
-        assert self.rise(name, **labels) == by
+        assert self.rise(name, **labels) == by, f"{name} {labels}"
 
 
 async def until(is_so: Callable[[], bool]) -> None:

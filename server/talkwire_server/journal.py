@@ -18,7 +18,7 @@ from talkwire_server.errors import CallError, EngineFailure
 from talkwire_server.statuses import STATUSES
 from talkwire_server.trace_context import TraceContext
 
-SLACK = 0.02  # seconds by which a caller's clock finds a deadline over before ours does
+SLACK = 0.1  # seconds by which a caller's clock may find a deadline over before ours does
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +110,7 @@ class Journal:
         try:
             yield entry
         except asyncio.CancelledError as cut:
-            is_late = left is not None and monotonic() - entry.arrival > left - SLACK
+            is_late = left is not None and monotonic() - entry.arrival > left - min(SLACK, left / 4)
             _cut(entry, cut, is_late=is_late)
             raise
         except Exception as error:

@@ -154,7 +154,7 @@ async def test_a_request_id_may_travel_as_metadata(client: Any) -> None:
 
 async def test_a_deadline_ends_the_call(slow_client: Any, slow_echo: RunningServer) -> None:
     """`timeout` raises `Timeout`, a TimeoutError, with what came; the server stops too."""
-    async with slow_client.stream("word " * 500, timeout=0.3) as stream:
+    async with slow_client.stream("word " * 500, timeout=1) as stream:
         with pytest.raises(TimeoutError) as caught:
             await stream.wait()
 

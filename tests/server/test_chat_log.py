@@ -121,7 +121,7 @@ async def test_a_deadline(
 ) -> None:
     """DEADLINE_EXCEEDED, whether the caller hung up first or this server looked at the clock."""
     async with calling(kind, slow.target) as client:
-        async with client.stream(LONG, timeout=0.3) as stream:
+        async with client.stream(LONG, timeout=1) as stream:
             with pytest.raises(Error):
                 await stream.wait()
         await gone(slow)

@@ -187,7 +187,7 @@ async def die(server: RunningServer, stream: Any) -> None:
     ("end", "options", "cause", "code"),
     [
         (leave, {}, "client", "Canceled"),
-        (wait, {"timeout": 0.3}, "deadline", "DeadlineExceeded"),
+        (wait, {"timeout": 1}, "deadline", "DeadlineExceeded"),
         (die, {}, "engine_dead", "Unavailable"),
     ],
     ids=["client", "deadline", "engine_dead"],
