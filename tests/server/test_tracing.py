@@ -176,7 +176,7 @@ async def test_a_deadline(kind: str, slow: str, collector: Collector) -> None:
     """DEADLINE_EXCEEDED is an error."""
     async with calling(kind, slow) as client:
         with pytest.raises(Error):
-            async with client.stream(LONG, timeout=0.3) as stream:
+            async with client.stream(LONG, timeout=1) as stream:
                 await stream.wait()
     code = "DEADLINE_EXCEEDED"
 
