@@ -110,6 +110,7 @@ def serve_quietly() -> None:
 class ProcessorTime:
     """Seconds of a processor for a block; the kernel ends the process that takes more.
 
+    Its own, not the kernel's: a process that was just forked pays for pages that another used.
     Or, as one that waits for itself takes none, the process that is not through in many times that.
 
     Args:
@@ -123,10 +124,10 @@ class ProcessorTime:
         self._more = more
 
     def __enter__(self) -> None:
-        signal.setitimer(signal.ITIMER_PROF, self._left)
+        signal.setitimer(signal.ITIMER_VIRTUAL, self._left)
         signal.setitimer(signal.ITIMER_REAL, 5 + 4 * self._left)
 
     def __exit__(self, *_: object) -> None:
-        left, _interval = signal.setitimer(signal.ITIMER_PROF, 0)
+        left, _interval = signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._left = min(self._most, left + self._more)

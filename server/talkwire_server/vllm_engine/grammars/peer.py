@@ -10,8 +10,10 @@ from hashlib import sha256
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 from typing import Any
 
+SOON = 1.0  # seconds in which no process is over its limits but in that of memory
 ORIGIN = "origin"
 FOLDER = "TALKWIRE_GRAMMARS"
 """Names the folder in the environment, which the engine's processes inherit."""
@@ -37,13 +39,13 @@ class Peer:
             EOFError: The process was over its limits. So does `ask`.
 
         """
-        question = self._name, constraint, stop_token_ids
+        question, begun = (self._name, constraint, stop_token_ids), monotonic()
         try:
             fault: str = self.ask(*question)
         except EOFError:
-            if self._is_new:
+            if self._is_new and monotonic() - begun > SOON:
                 raise
-            self._renew()  # it ended as we came
+            self._renew()  # it ended as we came, or crashed
             fault = self.ask(*question)
         return fault
 
