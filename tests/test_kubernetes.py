@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 import yaml
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from certificates import Authority
 from credentials import TokenFile
@@ -264,9 +264,10 @@ def probed(pod: Rendered, name: str, target: str, environment: dict[str, str]) -
     """Do what the kubelet does for a probe."""
     probe = pod.container[name]
     if "grpc" in probe:  # no TLS, no token
-        assert probe["grpc"]["port"] == pod.ports["grpc"]
+        service = {"service": health.SERVICE_NAME} if name == "livenessProbe" else {}
+        assert probe["grpc"] == {"port": pod.ports["grpc"], **service}
         with grpc.insecure_channel(target) as channel:
-            request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
+            request = health_pb2.HealthCheckRequest(**service)
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
     command = probe["exec"]["command"]

@@ -76,3 +76,8 @@ HEALTH: dict[str, Any] = {  # how the methods of grpc.health.v1.Health are writt
     "request_serializer": HealthCheckRequest.SerializeToString,
     "response_deserializer": HealthCheckResponse.FromString,
 }
+
+
+def check(channel: Any) -> Any:
+    """Return what asks for the health of a server, on a channel of either stack."""
+    return channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)

@@ -9,7 +9,7 @@ import grpc
 
 from talkwire._balance import Place
 from talkwire._carrier import Way
-from talkwire._foreign import HEALTH, HealthCheckRequest
+from talkwire._foreign import HEALTH, HealthCheckRequest, check
 from talkwire._multiplex_async import AsyncMultiplexer
 from talkwire._options import Options
 from talkwire._statuses import why
@@ -77,7 +77,7 @@ class AsyncReplica(Place):
 
     async def cause(self) -> str | None:
         """Ask once more without waiting: gRPC then says why there is no connection."""
-        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
+        probe = check(self.channel)
         try:
             await probe(HealthCheckRequest(), timeout=0.1)
         except grpc.RpcError as error:

@@ -9,7 +9,7 @@ import grpc
 
 from talkwire._balance import Place
 from talkwire._carrier import Way
-from talkwire._foreign import HEALTH, HealthCheckRequest
+from talkwire._foreign import HEALTH, HealthCheckRequest, check
 from talkwire._multiplex_sync import Multiplexer
 from talkwire._options import Options
 from talkwire._statuses import why
@@ -84,7 +84,7 @@ class Replica(Place):
         if self.connected:
             return
         # Whatever is answered shows that there is a connection; the health itself is not asked.
-        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
+        probe = check(self.channel)
         try:
             waiting = probe.future(HealthCheckRequest(), timeout=seconds, wait_for_ready=True)
             hold(waiting)
@@ -96,7 +96,7 @@ class Replica(Place):
 
     def cause(self) -> str | None:
         """Ask once more without waiting: gRPC then says why there is no connection."""
-        probe = self.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
+        probe = check(self.channel)
         try:
             probe(HealthCheckRequest(), timeout=0.1)
         except grpc.RpcError as error:

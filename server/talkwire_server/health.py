@@ -8,15 +8,14 @@ import asyncio
 from collections.abc import Collection
 
 import grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1 import health_pb2 as pb
-from grpc_health.v1 import health_pb2_grpc
 
 from talkwire_server.statuses import Context, statuses
 
 SERVING = pb.HealthCheckResponse.SERVING
 NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
-_SELF = pb.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # without types
@@ -66,6 +65,6 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # without t
                 await changed.wait()
 
     def _of(self, service: str) -> pb.HealthCheckResponse.ServingStatus:
-        if service == _SELF:
+        if service == health.SERVICE_NAME:
             return SERVING
         return self._status if service in self._services else _UNKNOWN

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import grpc
 
 from talkwire import Client
-from talkwire._foreign import HEALTH, HealthCheckRequest
+from talkwire._foreign import HealthCheckRequest, check
 from talkwire.cli import flags
 from talkwire.cli.status import FAILED
 
@@ -38,11 +38,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _answers(client: Client, timeout: float) -> bool:
-    check = client.channel.unary_unary("/grpc.health.v1.Health/Check", **HEALTH)
     metadata = tuple(client._options.call_metadata(None))
     request, seconds = HealthCheckRequest(), max(timeout, 0.5)
     try:
-        check(request, timeout=seconds, metadata=metadata, wait_for_ready=timeout > 0)
+        check(client.channel)(
+            request, timeout=seconds, metadata=metadata, wait_for_ready=timeout > 0
+        )
     except grpc.RpcError:
         return False
     return True

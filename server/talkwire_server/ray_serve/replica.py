@@ -16,7 +16,6 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from talkwire_server import echo
@@ -82,8 +81,7 @@ class Replica:
         self._journal = Journal([*readers(settings)])
         self._chat = ChatService(engine, self._admission, self._open_calls, self._journal)
         self._models = ModelService(engine)
-        names = {service.full_name for service in SERVICES}
-        self._health = Health(names - {health.SERVICE_NAME})
+        self._health = Health([service.full_name for service in SERVICES])
         self._engine = engine
         await engine.launch()
         await engine.ready()
