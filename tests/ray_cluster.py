@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "hdr(session_id)",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # its default kills a proxy that starts slowly
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_PORT_QUARANTINE_S": "3600",  # see `RayCluster.part_ports`
 }

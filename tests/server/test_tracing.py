@@ -132,7 +132,7 @@ async def test_a_server_s_span(kind: str, slow: str, collector: Collector) -> No
     assert not re.search("secret|zzz", str(span.proto))
     first = span.events["first_token"]
     assert before < span.began <= span.events["admitted"] <= first < span.ended < time.time()
-    assert first - span.began == pytest.approx(answer.timing.first_token, abs=0.005)
+    assert first - span.began == pytest.approx(answer.timing.first_token, abs=0.1)
 
 
 def test_the_unary_call_has_one_too(slow: str, collector: Collector) -> None:
