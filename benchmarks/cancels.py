@@ -4,10 +4,11 @@
                                  [--out FILE] [-- ENGINE FLAGS]    (needs talkwire[bench] and vLLM)
 
 Client processes read --running answers to their ends, which are checked; beside them one answer
-after another is begun and left. Counted are milliseconds from then on to two events: the frontend
-has aborted the request, and the engine says after a step that it runs one less. The second is late
-by up to a step, whose median length is `step`; `said` is how often it came before the next one
-was begun. Where it did not, the time until then is counted: it took at least that.
+after another is begun and left. Of those that were left before the first of the others ended
+(`left`) milliseconds are counted from then on to two events: the frontend has aborted the request,
+and the engine says after a step that it runs one less. The second is late by up to a step, whose
+median length is `step`; `said` is how often it came before the next one was begun. Where it did
+not, the time until then is counted: it took at least that.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -46,11 +47,15 @@ class Leave:
     until: float
 
 
-async def leave(port: int, count: int, options: dict[str, Any]) -> list[Leave]:
+async def leave(
+    port: int, count: int, is_over: Callable[[], bool], options: dict[str, Any]
+) -> list[Leave]:
     """Begin answers and leave them, one after another."""
     left, draw, step = list[Leave](), random.Random(0), 0.0
     async with AsyncClient(f"127.0.0.1:{port}", max_tokens=100, **options) as client:
         for number in range(count + 1):
+            if is_over():
+                break
             async with client.stream("Tell me a story. " * 30, ignore_eos=True) as stream:
                 pieces, times = draw.randint(1, 3) if number else 32, list[float]()
                 async for _ in stream:
@@ -70,11 +75,12 @@ async def load_and_leave(
     """Have the clients read, and leave answers meanwhile."""
     reading = asyncio.create_task(asyncio.to_thread(clients.run, flags.running, 1))
     await asyncio.sleep(1)
-    left = await leave(port, flags.cancels, options)
+    left = await leave(port, flags.cancels, reading.done, options)
     replies = [reply for share in await reading for reply in share.replies]
-    if min(reply.at[-1] for reply in replies) < left[-1].until:
-        sys.exit("the other answers ended too early: give more --tokens or fewer --cancels")
-    return replies, left
+    first_end = min(reply.at[-1] for reply in replies)
+    if not (beside := [one for one in left if one.until < first_end]):
+        sys.exit("the other answers ended too early: give more --tokens")
+    return replies, beside
 
 
 def by_frontend(left: Sequence[Leave], ended: Mapping[str, float]) -> list[float]:
@@ -111,7 +117,7 @@ def run(
                 replies, left = asyncio.run(load_and_leave(clients, port, flags, options))
             expected.check(replies)
             gaps = sorted(b - a for reply in replies for a, b in pairwise(reply.at))
-            found[way] = {"step_p50": 1000 * percentile(gaps, 50)}
+            found[way] = {"left": len(left), "step_p50": 1000 * percentile(gaps, 50)}
             leaves[way] = left
     seen = json.loads(file.read_text())
     for way, left in leaves.items():

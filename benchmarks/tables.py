@@ -13,7 +13,7 @@ from load.report import LOST, RAW, Result, losses, ranged
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 PAGES = {
-    "README.md": ["engines-h100"],
+    "README.md": ["engines-h200"],
     "docs/balancing.md": ["stickiness-cpu"],
     "docs/performance.md": [],
     "docs/capacity.md": ["capacity"],
