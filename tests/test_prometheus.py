@@ -27,9 +27,16 @@ def promtool(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_rules_and_configuration_are_well_formed() -> None:
+def test_rules_and_configurations_are_well_formed(tmp_path: Path) -> None:
+    """That of Kubernetes but for its discovery, which Debian's Prometheus is built without."""
+    discovery = "kubernetes_sd_configs: [{ role: pod }]"
+    given = (CONFIG.parent / "kubernetes.yml").read_text()
+    (other := tmp_path / "other.yml").write_text(given.replace(discovery, "static_configs: []"))
+
+    assert discovery in given
     promtool("check", "rules", RULES)
     promtool("check", "config", CONFIG)
+    promtool("check", "config", "--lint=none", other)
 
 
 def test_each_alert_comes_and_goes() -> None:
