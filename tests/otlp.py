@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import Any
 
@@ -110,6 +111,27 @@ class Collector(service_grpc.TraceServiceServicer):
                     self._spans += [Received(span, said) for span in scope.spans]
             self._came.notify_all()
         return service.ExportTraceServiceResponse()
+
+    @contextmanager
+    def over_http(self) -> Iterator[str]:
+        """Take spans over HTTP, too, for the length of the block; yield the endpoint."""
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                assert self.path == "/v1/traces"
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                answer = collector.Export(service.ExportTraceServiceRequest.FromString(body), None)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(answer.SerializeToString())
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever).start()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
 
     def spans(self, count: int, wanted: Callable[[Received], bool] = bool) -> list[Received]:
         """Wait for so many spans; return all that came, in the order of their beginning."""

@@ -94,6 +94,18 @@ def test_the_last_spans_are_sent_before_a_sudden_end(
     assert time.monotonic() - before < 30
 
 
+def test_spans_go_over_http_where_asked(collector: Collector) -> None:
+    """As protobuf, to the path that OpenTelemetry names."""
+    protocol = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    with collector.over_http() as endpoint:
+        there = collector.environment | protocol | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        with launched(**there) as server, Client(server.target) as client:
+            client.chat("a")
+            said = server_span(collector)
+
+    assert said.name == "chat echo"
+
+
 # What a span holds
 
 
