@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
@@ -25,26 +25,24 @@ class AsyncReplica(Place):
     def __init__(self, options: Options, address: str, channel: grpc.aio.Channel | None) -> None:
         super().__init__(address, serves=not options.several)
         self._options = options
-        self._channel = channel
+        self._made = None if channel is None else _with_stubs(channel)
         self._moves = channel is None  # else the connection is somebody else's choice
         self._more: list[grpc.aio.Channel] = []  # that streams moved to
 
     @property
     def channel(self) -> grpc.aio.Channel:
         """The channel."""
-        if self._channel is None:
-            self._channel = self._open(anew=False)
-        return self._channel
+        return self._all.channel
 
-    @cached_property
+    @property
     def stub(self) -> "ChatServiceAsyncStub":
         """The generated stub of chats."""
-        return ChatServiceStub(self.channel)
+        return self._all.chats
 
-    @cached_property
+    @property
     def models(self) -> "ModelServiceAsyncStub":
         """The generated stub of models."""
-        return ModelServiceStub(self.channel)
+        return self._all.models
 
     @cached_property
     def chat_stream(self) -> Callable[..., Any]:
@@ -86,8 +84,14 @@ class AsyncReplica(Place):
 
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""
-        for channel in filter(None, (self._channel, *self._more)):
+        for channel in (*self._more, *([self._made.channel] if self._made else [])):
             await channel.close(None)
+
+    @property
+    def _all(self) -> "_Made":
+        if self._made is None:
+            self._made = _with_stubs(self._open(anew=False))
+        return self._made
 
     def _open(self, *, anew: bool) -> grpc.aio.Channel:
         arguments = self._options.channel_arguments(self.address, anew=anew)
@@ -99,3 +103,14 @@ class AsyncReplica(Place):
     def _another(self) -> "ChatServiceAsyncStub":
         self._more.append(self._open(anew=True))
         return ChatServiceStub(self._more[-1])
+
+
+class _Made(NamedTuple):
+    channel: grpc.aio.Channel
+    chats: "ChatServiceAsyncStub"
+    models: "ModelServiceAsyncStub"
+
+
+def _with_stubs(channel: grpc.aio.Channel) -> _Made:
+    """Make a channel's stubs while it is open: where it is not, gRPC crashes the process."""
+    return _Made(channel, ChatServiceStub(channel), ModelServiceStub(channel))

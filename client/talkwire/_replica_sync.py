@@ -1,9 +1,8 @@
 """A server and the connection to it, blocking; `_replica_async.py` is its twin."""
 
 from collections.abc import Callable
-from functools import cached_property
 from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -29,7 +28,7 @@ class Replica(Place):
         self.connected = False
         self._options = options
         self._lock = RLock()  # of what is made once, by whichever thread asks first
-        self._channel = channel
+        self._made = None if channel is None else _with_stubs(channel)
         self._chat_stream: Callable[..., Any] | None = None
         self._moves = channel is None  # else the connection is somebody else's choice
         self._more: list[grpc.Channel] = []  # that streams moved to
@@ -37,20 +36,17 @@ class Replica(Place):
     @property
     def channel(self) -> grpc.Channel:
         """The channel."""
-        with self._lock:
-            if self._channel is None:
-                self._channel = self._open(anew=False)
-            return self._channel
+        return self._all.channel
 
-    @cached_property
+    @property
     def stub(self) -> ChatServiceStub:
         """The generated stub of chats."""
-        return ChatServiceStub(self.channel)
+        return self._all.chats
 
-    @cached_property
+    @property
     def models(self) -> ModelServiceStub:
         """The generated stub of models."""
-        return ModelServiceStub(self.channel)
+        return self._all.models
 
     @property
     def chat_stream(self) -> Callable[..., Any]:
@@ -105,8 +101,16 @@ class Replica(Place):
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""
-        for channel in filter(None, (self._channel, *self._more)):
-            channel.close()
+        with self._lock:
+            for channel in (*self._more, *([self._made.channel] if self._made else [])):
+                channel.close()
+
+    @property
+    def _all(self) -> "_Made":
+        with self._lock:
+            if self._made is None:
+                self._made = _with_stubs(self._open(anew=False))
+            return self._made
 
     def _open(self, *, anew: bool) -> grpc.Channel:
         arguments = self._options.channel_arguments(self.address, anew=anew)
@@ -116,5 +120,17 @@ class Replica(Place):
         return grpc.insecure_channel(self.address, arguments)
 
     def _another(self) -> ChatServiceStub:
-        self._more.append(self._open(anew=True))
-        return ChatServiceStub(self._more[-1])
+        with self._lock:
+            self._more.append(self._open(anew=True))
+            return ChatServiceStub(self._more[-1])
+
+
+class _Made(NamedTuple):
+    channel: grpc.Channel
+    chats: ChatServiceStub
+    models: ModelServiceStub
+
+
+def _with_stubs(channel: grpc.Channel) -> _Made:
+    """Make a channel's stubs while it is open: where it is not, gRPC crashes the process."""
+    return _Made(channel, ChatServiceStub(channel), ModelServiceStub(channel))

@@ -32,7 +32,7 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         super().__init__(options.balance or "round_robin", options.retry, chooses=options.several)
         self._options = options
         self._watches: dict[AsyncReplica, asyncio.Task[None]] = {}
-        self._begun = False
+        self._begun = self._closed = False
         self._looking: asyncio.Task[None] | None = None
         self._no_address: str | None = None
         self.know(options.addresses, lambda address: self._kind(options, address, channel))
@@ -60,12 +60,16 @@ class AsyncReplicas(Balancer[AsyncReplica]):
                     break
             if not self.chooses and not blindly:
                 await replica.connect(seconds, hold)
+            if self._closed:
+                raise grpc.aio.UsageError
         except TimeoutError:
             cause = await self.places[0].cause() if self.places else self._no_address
             raise no_connection(self._options.target, seconds, cause, partial) from None
         except asyncio.CancelledError:
             if task_is_cancelled():
                 raise
+            raise from_cancel(self._options.target, partial) from None
+        except grpc.aio.UsageError:  # of a channel that is closed
             raise from_cancel(self._options.target, partial) from None
         return replica, less(call, monotonic() - begin)
 
@@ -104,6 +108,7 @@ class AsyncReplicas(Balancer[AsyncReplica]):
 
     async def close(self) -> None:
         """Close all channels; running calls are cancelled."""
+        self._closed = True
         for task in filter(None, (self._looking, *self._watches.values())):
             task.cancel()
         for replica in {*self.places, *self._watches}:

@@ -75,10 +75,16 @@ class Replicas(Balancer[Replica]):
                     break
             if not self.chooses and not blindly:
                 replica.connect(seconds, hold)
+            if self._closed.is_set():
+                raise _Cancelled
         except TimeoutError:
             cause = self.places[0].cause() if self.places else self._no_address
             raise no_connection(options.target, seconds, cause, partial) from None
         except (_Cancelled, grpc.FutureCancelledError):
+            raise from_cancel(options.target, partial) from None
+        except ValueError:  # of a channel that is closed
+            if not self._closed.is_set():
+                raise
             raise from_cancel(options.target, partial) from None
         return replica, less(call, monotonic() - begin)
 

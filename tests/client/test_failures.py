@@ -361,6 +361,17 @@ async def test_closing_the_client_ends_its_calls(
     await slow_echo.server.admission.empty()
 
 
+@pytest.mark.parametrize("wait_for_ready", [True, False])
+async def test_a_closed_client_has_no_calls(
+    kind: str, echo: RunningServer, wait_for_ready: bool
+) -> None:
+    """They are cancelled; gRPC alone would crash the process where it had none before."""
+    async with calling(kind, echo.target, wait_for_ready=wait_for_ready) as caller:
+        assert caller.client.channel
+    with pytest.raises(talkwire.Cancelled):
+        await caller.chat("x")
+
+
 async def test_details_that_are_none_leave_the_code(kind: str) -> None:
     """Trailers that are not google.rpc's do not hide the failure."""
     service = Failing(Code.NOT_FOUND, ("grpc-status-details-bin", b"\xff\xff"))  # type: ignore[abstract]
