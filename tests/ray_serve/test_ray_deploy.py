@@ -38,6 +38,9 @@ def test_every_fault_of_a_file_is_named(cluster: RayCluster) -> None:
         "bad",
         grace=-1,
         frontends=2,
+        channelz=True,
+        admin_port=50052,
+        metrics_port=9090,
         tls_cert_file="cert.pem",
         allow_insecure=False,
         ray={
@@ -52,6 +55,9 @@ def test_every_fault_of_a_file_is_named(cluster: RayCluster) -> None:
     for fault in (
         "--grace must be >= 0, got -1",
         "frontends: use ray.num_replicas",
+        "channelz: Serve has no such service",
+        "admin_port: it would change the adapters of one replica",
+        "metrics_port: replicas have no port of their own for it",
         "tls_cert_file: Serve's HAProxy speaks none",
         "other machines could read along and call unasked; allow_insecure: true permits it",
         "ray.replicas: Extra inputs are not permitted",
