@@ -30,6 +30,7 @@ class Call:
         used: Tokens of prompt and answers that the engine saw, set when its stream ends, however it
             ends; 0 where it was refused before it ran.
         ending: Why the answer shall end before its own end; 0 while it shall not.
+        begun: When something of the answer was there first, in `time.monotonic` seconds; 0 before.
         last: The last delta of the answer, with `usage` and `timing`, once there is one.
 
     """
@@ -44,6 +45,7 @@ class Call:
     waited: float = field(default=0.0, init=False)
     used: int = field(default=0, init=False)
     ending: pb.FinishReason.ValueType = field(default=pb.FINISH_REASON_UNSPECIFIED, init=False)
+    begun: float = field(default=0.0, init=False)
     last: Delta | None = field(default=None, init=False)
     _on_end: Callable[[], object] = field(default=lambda: None, init=False)
 

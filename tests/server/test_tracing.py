@@ -174,13 +174,13 @@ async def test_a_refusal(kind: str, slow: str, collector: Collector) -> None:
 
 
 async def test_a_caller_that_leaves(kind: str, slow: str, collector: Collector) -> None:
-    """CANCELLED is told as what it is: neither OK nor the server's fault."""
+    """CANCELLED is told as what it is, neither OK nor the server's fault, and when it had begun."""
     async with calling(kind, slow) as client, client.stream(LONG) as stream:
         await anext(aiter(stream))
     span = server_span(collector)
 
     assert outcome(span) == ("UNSET", "CANCELLED", "", "")
-    assert {*span.events} == {"admitted"}
+    assert {*span.events} == {"admitted", "first_token"}
     assert "gen_ai.usage.output_tokens" not in span.attributes
 
 

@@ -113,7 +113,7 @@ class EchoEngine:
         try:
             said, deltas = script(call.request), [Delta() for _ in range(call.request.n or 1)]
             usage = self._open(call, deltas[0])
-            end, done, first = said.end, said.start, 0.0
+            end, done = said.end, said.start
             step = self._clock.joined(call) if self._clock else partial(asyncio.sleep, 0)
             for at in range(said.start, len(said.tokens)):
                 await step()
@@ -121,7 +121,7 @@ class EchoEngine:
                     end = Delta(finish_reason=call.ending)
                     break
                 done = at + 1
-                first = first or monotonic() - call.started
+                call.begun = call.begun or monotonic()
                 if at < said.hidden:
                     continue
                 for index, delta in enumerate(deltas):
@@ -136,7 +136,7 @@ class EchoEngine:
                 delta.MergeFrom(end)
                 if delta is deltas[-1]:
                     delta.usage.CopyFrom(usage)
-                    call.close(delta, first_token=first)
+                    call.close(delta, first_token=call.begun and call.begun - call.started)
                 yield delta
         finally:
             self.unfinished -= 1

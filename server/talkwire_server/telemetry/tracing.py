@@ -100,6 +100,8 @@ def _say(span: Span, call: Call, epoch: int) -> None:
     if call.places:
         span.add_event("admitted", timestamp=epoch + _nanoseconds(call.started))
     if call.last is None:
+        if call.begun:
+            span.add_event("first_token", timestamp=epoch + _nanoseconds(call.begun))
         return
     if first := call.last.timing.first_token.ToNanoseconds():
         span.add_event("first_token", timestamp=epoch + _nanoseconds(call.arrival) + first)

@@ -1,6 +1,7 @@
 """From vLLM's outputs to the deltas of an answer. Knows no prompts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
 
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -57,8 +58,10 @@ class Deltas:
         self._tokens += len(part.token_ids)
         if not text and not output.finished:
             return ()
-        delta = self._first or Delta()
-        self._first = None
+        if delta := self._first:
+            self._first, self._call.begun = None, monotonic()
+        else:
+            delta = Delta()
         delta.text = text
         if output.finished:
             self._finish(delta, part)
@@ -83,7 +86,7 @@ class Deltas:
             made.append(delta)
         if made and self._first:
             made[0].MergeFrom(self._first)
-            self._first = None
+            self._first, self._call.begun = None, monotonic()
         if output.finished:
             self._close(made[-1], output)
         return made
