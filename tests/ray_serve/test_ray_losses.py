@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from fault_table import Table
-from talkwire import AsyncClient, Error
+from ray_cluster import RayCluster
+from talkwire import AsyncClient, Error, Unavailable
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -117,6 +118,23 @@ async def test_an_update_fails_no_call(deployed: Any, table: Table) -> None:
     assert streams == {(True, 0): STREAMS}
     assert calls.keys() == {"whole"}
     assert not {*before} & {*deployed.cluster.replicas(deployed.name)}
+
+
+async def test_what_is_left_when_the_grace_is_over_is_cut(cluster: RayCluster) -> None:
+    """No sooner, and the caller is told that nobody is there."""
+    there = {"application": "brief"}
+
+    for multiplex in (False, True):
+        cluster.deploy("brief", echo_delay=0.02, grace=4)
+        async with AsyncClient(cluster.target, metadata=there, multiplex=multiplex) as client:
+            async with client.stream(TEXT * 10) as stream:
+                await anext(stream)
+                at = monotonic()
+                deleting = asyncio.create_task(asyncio.to_thread(cluster.tell, "delete", "brief"))
+                with pytest.raises(Unavailable):
+                    await stream.wait()
+                assert monotonic() - at > 3
+            await deleting
 
 
 async def test_a_node_that_is_killed_loses_no_answer(deployed: Any, table: Table) -> None:
