@@ -13,6 +13,7 @@ from talkwire._answer import Answer
 from talkwire._balance import Route
 from talkwire._base import ClientBase
 from talkwire._conversation_async import AsyncConversation
+from talkwire._errors import Cancelled
 from talkwire._foreign import SERVING
 from talkwire._messages import MessageLike, Query
 from talkwire._options import Incoming, less
@@ -184,10 +185,10 @@ class AsyncClient(ClientBase[grpc.aio.Channel, AsyncReplicas]):
         """
         end = monotonic() + max(timeout, 0.5)
         if self._replicas.chooses:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, Cancelled):
                 await self._replicas.ready(end - monotonic())
-            return bool(self._replicas.serving)
-        while (left := end - monotonic()) > 0:
+            return bool(self._replicas.serving) and not self._replicas.closed
+        while (left := end - monotonic()) > 0 and not self._replicas.closed:
             call = self._replicas.places[0].health(self._call(left))
             try:
                 async for health in call:

@@ -55,7 +55,10 @@ class _Stream(Carrier["AsyncCall"]):
         self._requests: asyncio.Queue[pb.ChatMultiplexRequest | None] = asyncio.Queue()
         super().__init__(self._requests.put_nowait, way.move)
         metadata += way.metadata
-        self._rpc = way.stub.ChatMultiplex(self._outgoing(), metadata=metadata)
+        try:
+            self._rpc = way.stub.ChatMultiplex(self._outgoing(), metadata=metadata)
+        except grpc.aio.UsageError:  # the channel is closed
+            raise Stopped from None
         self._reading = asyncio.create_task(self._read())
 
     async def _outgoing(self) -> AsyncIterator[pb.ChatMultiplexRequest]:
@@ -150,8 +153,12 @@ class AsyncCall(CallBase):
         self._wake()
 
     def _start(self) -> None:
-        self._stream = self._multiplexer.streams.get(self.metadata)
-        self._number = self._stream.start(self, self._left())
+        try:
+            self._stream = self._multiplexer.streams.get(self.metadata)
+        except Stopped as stopped:
+            self.fail(stopped)
+        else:
+            self._number = self._stream.start(self, self._left())
 
     def _stop(self, failure: Failure) -> None:
         if not self.ended:

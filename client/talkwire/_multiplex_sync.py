@@ -65,7 +65,12 @@ class _Stream(Carrier["Call"]):
         super().__init__(requests.put, way.move)
         self._lock = Lock()
         metadata += way.metadata
-        self._rpc: Any = way.stub.ChatMultiplex(iter(requests.get, None), metadata=metadata)
+        try:
+            self._rpc: Any = way.stub.ChatMultiplex(iter(requests.get, None), metadata=metadata)
+        except ValueError as error:
+            if "Channel closed" not in str(error):
+                raise
+            raise Stopped from None
         Thread(target=self._read, name="talkwire-multiplex", daemon=True).start()
 
     def start(self, call: "Call", left: float | None) -> int:
@@ -168,7 +173,10 @@ class Call(CallBase):
             self._changed.notify_all()
 
     def _start(self) -> None:
-        self._stream, self._number = self._multiplexer.start(self, self._left())
+        try:
+            self._stream, self._number = self._multiplexer.start(self, self._left())
+        except Stopped as stopped:
+            self.fail(stopped)
 
     def _stop(self, failure: Failure) -> None:
         with self._changed:

@@ -102,8 +102,9 @@ class Replica(Place):
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""
         with self._lock:
-            for channel in (*self._more, *([self._made.channel] if self._made else [])):
-                channel.close()
+            channels = [*self._more, *([self._made.channel] if self._made else [])]
+        for channel in channels:  # it waits for call-backs, which may want the lock
+            channel.close()
 
     @property
     def _all(self) -> "_Made":

@@ -32,7 +32,8 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         super().__init__(options.balance or "round_robin", options.retry, chooses=options.several)
         self._options = options
         self._watches: dict[AsyncReplica, asyncio.Task[None]] = {}
-        self._begun = self._closed = False
+        self._begun = False
+        self.closed = False
         self._looking: asyncio.Task[None] | None = None
         self._no_address: str | None = None
         self.know(options.addresses, lambda address: self._kind(options, address, channel))
@@ -54,15 +55,16 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         blindly = not options.wait_for_ready or call["timeout"] == 0
         try:
             while True:
+                self._check(partial)
                 if self.pause(blindly=blindly):
                     await self.ready(begin + seconds - monotonic(), hold, blindly=blindly)
                 if replica := self.take(route, blindly=blindly):
                     break
             if not self.chooses and not blindly:
                 await replica.connect(seconds, hold)
-            if self._closed:
-                raise grpc.aio.UsageError
+            self._check(partial)
         except TimeoutError:
+            self._check(partial)
             cause = await self.places[0].cause() if self.places else self._no_address
             raise no_connection(self._options.target, seconds, cause, partial) from None
         except asyncio.CancelledError:
@@ -70,7 +72,8 @@ class AsyncReplicas(Balancer[AsyncReplica]):
                 raise
             raise from_cancel(self._options.target, partial) from None
         except grpc.aio.UsageError:  # of a channel that is closed
-            raise from_cancel(self._options.target, partial) from None
+            self._check(partial)
+            raise
         return replica, less(call, monotonic() - begin)
 
     async def ready(
@@ -80,8 +83,10 @@ class AsyncReplicas(Balancer[AsyncReplica]):
 
         Raises:
             TimeoutError: None can after so many seconds.
+            Cancelled: The client is closed.
 
         """
+        self._check()
         self._begin()
         end, changed = monotonic() + seconds, asyncio.Event()
         with self.waking(changed.set):
@@ -99,6 +104,7 @@ class AsyncReplicas(Balancer[AsyncReplica]):
                         raise asyncio.CancelledError
                 finally:
                     waiting.cancel()
+                self._check()
                 changed.clear()
 
     async def known(self, seconds: float) -> None:
@@ -108,11 +114,16 @@ class AsyncReplicas(Balancer[AsyncReplica]):
 
     async def close(self) -> None:
         """Close all channels; running calls are cancelled."""
-        self._closed = True
+        self.closed = True
+        self._changed()
         for task in filter(None, (self._looking, *self._watches.values())):
             task.cancel()
         for replica in {*self.places, *self._watches}:
             await replica.close()
+
+    def _check(self, partial: Answer | None = None) -> None:
+        if self.closed:
+            raise from_cancel(self._options.target, partial)
 
     def _begin(self) -> None:
         if self.chooses and not self._begun:

@@ -69,23 +69,23 @@ class Replicas(Balancer[Replica]):
         blindly = not options.wait_for_ready or call["timeout"] == 0
         try:
             while True:
+                self._check(partial)
                 if self.pause(blindly=blindly):
                     self.ready(begin + seconds - monotonic(), hold, blindly=blindly)
                 if replica := self.take(route, blindly=blindly):
                     break
             if not self.chooses and not blindly:
                 replica.connect(seconds, hold)
-            if self._closed.is_set():
-                raise _Cancelled
+            self._check(partial)
         except TimeoutError:
+            self._check(partial)
             cause = self.places[0].cause() if self.places else self._no_address
             raise no_connection(options.target, seconds, cause, partial) from None
         except (_Cancelled, grpc.FutureCancelledError):
             raise from_cancel(options.target, partial) from None
         except ValueError:  # of a channel that is closed
-            if not self._closed.is_set():
-                raise
-            raise from_cancel(options.target, partial) from None
+            self._check(partial)
+            raise
         return replica, less(call, monotonic() - begin)
 
     def ready(self, seconds: float, hold: Hold = lambda _: None, *, blindly: bool = False) -> None:
@@ -93,8 +93,10 @@ class Replicas(Balancer[Replica]):
 
         Raises:
             TimeoutError: None can after so many seconds.
+            Cancelled: The client is closed.
 
         """
+        self._check()
         self._begin()
         end, changed = monotonic() + seconds, _Waiting()
         hold(changed)
@@ -108,6 +110,7 @@ class Replicas(Balancer[Replica]):
                 changed.wait(min(pause, left))
                 if changed.cancelled:
                     raise _Cancelled
+                self._check()
                 changed.clear()
 
     def known(self, seconds: float) -> None:
@@ -118,10 +121,20 @@ class Replicas(Balancer[Replica]):
     def close(self) -> None:
         """Close all channels; running calls are cancelled."""
         self._closed.set()
+        self._changed()
         with self.lock:
             replicas = {*self.places, *self._watches}
         for replica in replicas:
             replica.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is."""
+        return self._closed.is_set()
+
+    def _check(self, partial: Answer | None = None) -> None:
+        if self.closed:
+            raise from_cancel(self._options.target, partial)
 
     def _begin(self) -> None:
         if self.chooses and not self._begun:

@@ -89,7 +89,8 @@ class Course:
         # One that refuses to go on may be full, or not know yet that it lost this caller.
         passing = (Unavailable, Overloaded, RequestIdInUse) if self._tries else Unavailable
         # Where a proxy lost the server nobody knows whether it had let the call in.
-        known = id or (broke(error) and (self.request.request_id or self._sent))
+        asked = self.request.request_id or self._sent
+        known = id or (asked if self._tries or broke(error) else "")
         if not (self.resume and known and isinstance(error, passing) and self._lost < TRIES):
             raise error
         pause = uniform(0, min(_LONGEST, _FIRST * 2 ** min(self._tries, 6)))  # noqa: S311  # no secret

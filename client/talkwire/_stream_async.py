@@ -124,7 +124,7 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
                 await self._pause(pause)
                 await self._start()
                 delta = await self._call.read()
-            except (grpc.RpcError, asyncio.CancelledError) as cause:
+            except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as cause:
                 error = self._failed(cause)
             except Error as none:  # no connection
                 error = none
@@ -138,8 +138,8 @@ class AsyncStream(StreamBase, AsyncIterator[Chunk]):
         await pausing
 
     def _failed(self, cause: BaseException) -> Error:
-        ended = isinstance(cause, asyncio.CancelledError)
-        if ended and task_is_cancelled():
+        ended = not isinstance(cause, grpc.RpcError)  # or the channel is closed
+        if isinstance(cause, asyncio.CancelledError) and task_is_cancelled():
             raise cause
         if ended or self._cancelled.is_set():
             return from_cancel(self._client.target, self.answer)

@@ -107,7 +107,8 @@ class Stream(StreamBase, Iterator[Chunk]):
         self._replica, call = self._client._replicas.connect(
             course.route, course.arguments(), self.answer, self._hold
         )
-        self._call = self._replica.chat_stream(course.request, **call)
+        with self._client._closing(self.answer):
+            self._call = self._replica.chat_stream(course.request, **call)
         self._hold(self._call)
 
     def _go_on(self, error: Error) -> pb.ChatStreamResponse:
@@ -119,7 +120,8 @@ class Stream(StreamBase, Iterator[Chunk]):
             try:
                 if isinstance(error, RequestIdInUse):  # the call that broke off
                     abort = pb.AbortRequest(id=self._course.request.request_id)
-                    self._replica.stub.Abort(abort, **self._course.arguments())
+                    with self._client._closing(self.answer):
+                        self._replica.stub.Abort(abort, **self._course.arguments())
                 if self._cancelled.wait(pause):
                     raise from_cancel(self._client.target, self.answer)
                 self._start()

@@ -1,7 +1,7 @@
 """The blocking client; `_async.py` is its twin. A client may be shared by threads."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from time import monotonic, sleep
 from typing import Any, Self, TypeVar, Unpack
@@ -13,7 +13,7 @@ from talkwire._answer import Answer
 from talkwire._balance import Route
 from talkwire._base import ClientBase
 from talkwire._conversation_sync import Conversation
-from talkwire._errors import ConnectError, Error
+from talkwire._errors import Cancelled, ConnectError, Error
 from talkwire._foreign import SERVING
 from talkwire._messages import MessageLike, Query
 from talkwire._options import Incoming, less
@@ -38,7 +38,6 @@ class Client(ClientBase[grpc.Channel, Replicas]):
     """
 
     _gather = Replicas
-    _closed = False
 
     def chat(self, query: Query = "", /, **options: Unpack[CallOptions]) -> Answer:
         """Ask, and wait for the whole answer. Raises `Error`."""
@@ -155,10 +154,16 @@ class Client(ClientBase[grpc.Channel, Replicas]):
         self._replicas.known(self._options.connect_wait(None))
         replicas = self._replicas.places or [self._any]  # which says that there is none
         ended = SimpleQueue[Any]()
-        for replica in replicas:
-            asking = replica.stub.Abort.future(request, **self._call())
-            asking.add_done_callback(ended.put)
-        return found((_told(ended.get()) for _ in replicas), self.target)
+        calls: list[Any] = [
+            replica.stub.Abort.future(request, **self._call()) for replica in replicas
+        ]
+        for call in calls:
+            call.add_done_callback(ended.put)
+        try:
+            return found((_told(ended.get()) for _ in calls), self.target)
+        finally:
+            for call in calls:
+                call.cancel()  # where one had it, the others need not be awaited
 
     def models(self) -> list[pb.Model]:
         """List the models, the default one first. Raises `Error`."""
@@ -178,10 +183,10 @@ class Client(ClientBase[grpc.Channel, Replicas]):
         """
         end = monotonic() + max(timeout, 0.5)
         if self._replicas.chooses:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, Cancelled):
                 self._replicas.ready(end - monotonic())
-            return bool(self._replicas.serving)
-        while (left := end - monotonic()) > 0:
+            return bool(self._replicas.serving) and not self._replicas.closed
+        while (left := end - monotonic()) > 0 and not self._replicas.closed:
             call = self._replicas.places[0].health(self._call(left))
             try:
                 for health in call:
@@ -212,7 +217,6 @@ class Client(ClientBase[grpc.Channel, Replicas]):
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""
-        self._closed = True
         self._replicas.close()
 
     def __enter__(self) -> Self:
@@ -240,7 +244,8 @@ class Client(ClientBase[grpc.Channel, Replicas]):
                 replica, call = self._replicas.connect(route, call)
                 begin = monotonic()
                 try:
-                    response = method(replica)(request, **call)
+                    with self._closing():
+                        response = method(replica)(request, **call)
                 except grpc.RpcError as cause:
                     error = self._error(cause, replica)
                     pause = route.again(error)
@@ -254,10 +259,20 @@ class Client(ClientBase[grpc.Channel, Replicas]):
         finally:
             route.leave()
 
+    @contextmanager
+    def _closing(self, partial: Answer | None = None) -> Iterator[None]:
+        """Begin a call, in another thread than one that may close the client meanwhile."""
+        try:
+            yield
+        except ValueError as error:  # of a channel that is closed
+            if self._replicas.closed:
+                raise from_cancel(self.target, partial) from error
+            raise
+
     def _error(
         self, error: grpc.RpcError, replica: Replica, partial: Answer | None = None
     ) -> Error:
-        if self._closed:
+        if self._replicas.closed:
             return from_cancel(self.target, partial)
         made = from_rpc(error, replica.address, partial)
         replica.connected = replica.connected and not isinstance(made, ConnectError)

@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1 import health_pb2 as pb
 
+from talkwire_server.open_calls import leaving
 from talkwire_server.statuses import Context, statuses
 
 SERVING = pb.HealthCheckResponse.SERVING
@@ -60,7 +61,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # without t
             while True:
                 changed, status = self._changed, self._of(request.service)
                 if status != told:
-                    await context.write(pb.HealthCheckResponse(status=status))
+                    with leaving():
+                        await context.write(pb.HealthCheckResponse(status=status))
                 told = status
                 await changed.wait()
 

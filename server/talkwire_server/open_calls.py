@@ -27,6 +27,15 @@ async def _holds_nothing() -> None:
     return
 
 
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Send in this block: that a client has left, grpc.aio may say there before it cancels."""
+    try:
+        yield
+    except cygrpc.ExecuteBatchError:
+        raise asyncio.CancelledError from None
+
+
 class OpenCall:
     """One call, in its handler's task.
 
@@ -53,19 +62,15 @@ class OpenCall:
         """Tell the client that the call is let in, and its id."""
         self._admitted = asyncio.get_running_loop().create_future()
         try:
-            await self._context.send_initial_metadata((("x-request-id", self.id),))
+            with leaving():
+                await self._context.send_initial_metadata((("x-request-id", self.id),))
         finally:
             self._admitted.set_result(None)
 
     async def send(self, message: Message) -> None:
-        """Send a message; return when gRPC has it and wants the next.
-
-        Raises:
-            CancelledError: The client has left, which grpc.aio may say here before it cancels.
-
-        """
+        """Send a message; return when gRPC has it and wants the next."""
         self.sending_since = monotonic()
-        try:
+        try:  # once a token
             await self._context.write(message)
         except cygrpc.ExecuteBatchError:
             raise asyncio.CancelledError from None

@@ -372,6 +372,25 @@ async def test_a_closed_client_has_no_calls(
         await caller.chat("x")
 
 
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_closed_client_of_several_servers_has_none(
+    kind: str, echo: RunningServer, begun: bool
+) -> None:
+    """It does not wait for servers that nobody watches any more; who waits is told."""
+    async with calling(kind, [echo.target, "127.0.0.1:1"]) as caller:
+        if begun:
+            await caller.chat("x")
+    for call in ("chat", "models", "abort"):
+        with pytest.raises(talkwire.Cancelled):
+            await caller.call(call, *["x"] * (call != "models"))
+    assert not await caller.call("ready", 5)
+    async with calling(kind, ["127.0.0.1:1", "127.0.0.1:2"]) as caller:
+        waiting = asyncio.ensure_future(caller.chat("x"))
+        await asyncio.sleep(0.2)
+    with pytest.raises(talkwire.Cancelled):
+        await waiting
+
+
 async def test_details_that_are_none_leave_the_code(kind: str) -> None:
     """Trailers that are not google.rpc's do not hide the failure."""
     service = Failing(Code.NOT_FOUND, ("grpc-status-details-bin", b"\xff\xff"))  # type: ignore[abstract]

@@ -483,13 +483,19 @@ async def test_a_delay_beyond_the_deadline_is_not_waited_for(kind: str) -> None:
 
 async def test_it_begins_again_where_a_proxy_lost_the_server(kind: str) -> None:
     """Whether that had let the call in, nobody knows: the next has its id, so not both can run."""
-    service = Breaking((Code.INTERNAL, "", 0, False), (Code.INTERNAL, "", 0, False))  # type: ignore[abstract]
+    service = Breaking(
+        (Code.INTERNAL, "", 0, False),
+        (Code.INTERNAL, "", 0, False),
+        (Code.ALREADY_EXISTS, "REQUEST_ID_IN_USE", 0, False),  # it had, and runs it still
+        (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", 0.1, False),
+    )  # type: ignore[abstract]
     service.text = "Received RST_STREAM with error code 2"
     async with breaking(kind, service) as caller:
         answer = await caller.chat("x", metadata={"x-request-id": "mine"})
 
-    assert answer.text == "2 "
-    assert [request.request_id for request in service.requests[1:]] == ["mine", "mine"]
+    assert answer.text == "4 "
+    assert [request.request_id for request in service.requests[1:]] == ["mine"] * 4
+    assert service.aborted == ["mine"]
 
 
 def test_calls_that_are_lost_are_bounded() -> None:

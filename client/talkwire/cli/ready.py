@@ -8,6 +8,7 @@ import grpc
 
 from talkwire import Client
 from talkwire._foreign import HealthCheckRequest, check
+from talkwire._statuses import has_no_health
 from talkwire.cli import flags
 from talkwire.cli.status import FAILED
 
@@ -44,6 +45,6 @@ def _answers(client: Client, timeout: float) -> bool:
         check(client.channel)(
             request, timeout=seconds, metadata=metadata, wait_for_ready=timeout > 0
         )
-    except grpc.RpcError:
-        return False
+    except grpc.RpcError as error:
+        return has_no_health(error)
     return True

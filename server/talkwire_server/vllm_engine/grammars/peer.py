@@ -13,7 +13,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-SOON = 1.0  # seconds in which no process is over its limits but in that of memory
+SOON = 1.0  # seconds in which a process is hardly over a limit but that of memory
 ORIGIN = "origin"
 FOLDER = "TALKWIRE_GRAMMARS"
 """Names the folder in the environment, which the engine's processes inherit."""
