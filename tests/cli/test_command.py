@@ -3,10 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 
+from credentials import TokenFile
+from processes import launched
 from talkwire import _errors
 from talkwire.cli.status import _STATUSES, MEANINGS, status
 from terminal import chatting, free_target, talkwire
@@ -175,3 +178,12 @@ def test_ready_says_no_where_nobody_listens() -> None:
 
     assert (ended.status, ended.err) == (1, f"talkwire: {target} does not serve\n")
     assert (dead.status, dead.err) == (1, f"talkwire: {target} does not answer\n")
+
+
+def test_a_server_that_wants_a_token_is_alive(tmp_path: Path) -> None:
+    """A refusal is an answer: a secret that is replaced costs no pod."""
+    tokens = TokenFile(tmp_path / "tokens.yaml")
+    with launched(f"--token-file={tokens.path}") as server:
+        ended, alive = talkwire("ready", server.target), talkwire("ready", "--alive", server.target)
+
+    assert (ended.status, alive.status) == (1, 0)
