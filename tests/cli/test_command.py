@@ -183,6 +183,7 @@ def test_ready_says_no_where_nobody_listens() -> None:
 def test_a_server_that_wants_a_token_is_alive(tmp_path: Path) -> None:
     """A refusal is an answer: a secret that is replaced costs no pod."""
     tokens = TokenFile(tmp_path / "tokens.yaml")
+    tokens.add("ada")
     with launched(f"--token-file={tokens.path}") as server:
         ended, alive = talkwire("ready", server.target), talkwire("ready", "--alive", server.target)
 
