@@ -184,7 +184,7 @@ def test_a_server_that_wants_a_token_is_alive(tmp_path: Path) -> None:
     """A refusal is an answer: a secret that is replaced costs no pod."""
     tokens = TokenFile(tmp_path / "tokens.yaml")
     tokens.add("ada")
-    with launched(f"--token-file={tokens.path}") as server:
+    with launched(f"--token-file={tokens.path}", "--no-open-health") as server:
         ended, alive = talkwire("ready", server.target), talkwire("ready", "--alive", server.target)
 
     assert (ended.status, alive.status) == (1, 0)
