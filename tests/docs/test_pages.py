@@ -87,8 +87,9 @@ def test_the_readme_compares_as_the_page_does() -> None:
 
 def test_the_speeds_of_the_comparison_are_those_of_the_results() -> None:
     """Each share of the bare engine's tokens is the one of the file that the page names."""
-    result = Result.read(RESULTS / "engines-peers-h100.json")
-    ways = ("talkwire", "talkwire multiplexed", "openai http", "vllm --grpc")
+    result = Result.read(RESULTS / "engines-h200.json")
+    shared = "talkwire multiplexed"
+    ways = ("talkwire", shared, f"{shared}, 4 frontends", "openai http")
     rows = re.findall(r"^\| (\d+)((?: \| [\d.]+){4}) \|$", text("comparison.md"), re.MULTILINE)
 
     assert len(rows) == 3
