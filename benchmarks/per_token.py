@@ -45,6 +45,7 @@ class Collector:
 
 class Replay:
     renderer = renderer_from_config(engine._config)
+    observability_config = engine._config.observability_config
     async def get_supported_tasks(self):
         return ["generate"]
     async def add_request(self, *_args, **_options):
