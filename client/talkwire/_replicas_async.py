@@ -33,7 +33,7 @@ class AsyncReplicas(Balancer[AsyncReplica]):
         self._options = options
         self._watches: dict[AsyncReplica, asyncio.Task[None]] = {}
         self._begun = False
-        self.closed = False
+        self._closed = False
         self._looking: asyncio.Task[None] | None = None
         self._no_address: str | None = None
         self.know(options.addresses, lambda address: self._kind(options, address, channel))
@@ -114,12 +114,17 @@ class AsyncReplicas(Balancer[AsyncReplica]):
 
     async def close(self) -> None:
         """Close all channels; running calls are cancelled."""
-        self.closed = True
+        self._closed = True
         self._changed()
         for task in filter(None, (self._looking, *self._watches.values())):
             task.cancel()
         for replica in {*self.places, *self._watches}:
             await replica.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is."""
+        return self._closed
 
     def _check(self, partial: Answer | None = None) -> None:
         if self.closed:

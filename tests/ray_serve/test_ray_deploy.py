@@ -243,13 +243,14 @@ async def test_bounds_tokens_and_gpus(cluster: RayCluster, tmp_path: Path, table
             assert unknown.value.reason == "TOKEN_INVALID"
 
     async with AsyncClient(cluster.target, metadata=there, token=token, retry=None) as client:
-        asked = [client.chat("word " * 50) for _ in range(12)]
+        two_seconds = "word " * 100
+        asked = [client.chat(two_seconds) for _ in range(12)]
         ended = await asyncio.gather(*asked, return_exceptions=True)
         refused = [error for error in ended if isinstance(error, Overloaded)]
-        running = [asyncio.create_task(client.chat("word " * 50)) for _ in range(3)]
-        await asyncio.sleep(0.2)
+        running = [asyncio.create_task(client.chat(two_seconds)) for _ in range(3)]
+        await asyncio.sleep(0.5)
         with pytest.raises(Timeout) as late:
-            await client.chat("hi", timeout=0.3)
+            await client.chat("hi", timeout=1)
         await asyncio.gather(*running)
     await asyncio.to_thread(cluster.tell, "delete", "small")
 
