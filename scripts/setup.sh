@@ -93,9 +93,9 @@ install_packages() {
 
 install_node() {
     if ! command -v npm >/dev/null; then
-        say "npm is not there: the tests that need buf or Node will be skipped"
+        say "npm is not there: the tests that need its packages will be skipped"
     elif [ ! tests/node/node_modules/.package-lock.json -nt tests/node/package.json ]; then
-        say "Installing buf and gRPC for Node"
+        say "Installing the packages of npm that tests use"
         npm --prefix tests/node install --no-package-lock --no-audit --no-fund --loglevel=error
     fi
 }

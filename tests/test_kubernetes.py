@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,53 +15,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from certificates import Authority
 from credentials import TokenFile
 from processes import ROOT, launched, run
+from rendering import FOLDER, TOOLS, Rendered, render
 from talkwire import TLS, Client, Unauthenticated
 from talkwire_server import options
 
-TOOLS = Path(sys.executable).parent
-FOLDER = ROOT / "deploy/kubernetes"
 OVERLAYS = ["base", "cpu", "gpu", "scaled"]
 VERSIONS = ["1.27", "1.37"]  # the first with stable gRPC probes, and a new one
-
-# Others', whose schemas no package has: docs/deployment.md says how they were checked.
-FOREIGN = {
-    ("gateway.envoyproxy.io/v1alpha1", "BackendTrafficPolicy"),
-    ("gateway.envoyproxy.io/v1alpha1", "ClientTrafficPolicy"),
-    ("gateway.networking.k8s.io/v1", "GRPCRoute"),
-    ("gateway.networking.k8s.io/v1", "Gateway"),
-    ("keda.sh/v1alpha1", "ScaledObject"),
-}
 
 pytestmark = pytest.mark.skipif(
     not (TOOLS / "kubectl").exists(), reason="needs kubectl: pip install '.[dev]'"
 )
-
-
-class Rendered:
-    """What an overlay is, once rendered."""
-
-    def __init__(self, text: str) -> None:
-        self.all: list[Any] = [*yaml.safe_load_all(text)]
-        self.pod = self.one("StatefulSet")["spec"]["template"]
-        (self.container,) = self.pod["spec"]["containers"]
-        self.ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
-        self.environment = {one["name"]: one["value"] for one in self.container["env"]}
-
-    def named(self, kind: str) -> dict[str, Any]:
-        """Return resources of a kind by their names."""
-        return {one["metadata"]["name"]: one for one in self.all if one["kind"] == kind}
-
-    def one(self, kind: str) -> Any:
-        """Return the only resource of a kind."""
-        (found,) = self.named(kind).values()
-        return found
-
-
-def render(folder: Path) -> Rendered:
-    """Have kubectl render an overlay."""
-    done = run(TOOLS / "kubectl", "kustomize", folder)
-    assert done.returncode == 0, done.stderr
-    return Rendered(done.stdout)
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -113,10 +75,8 @@ def test_every_folder_is_tested() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_fits_the_schemas(rendered: Rendered, version: str, tmp_path: Path) -> None:
     """No field is wrong, missing or unknown, in an old Kubernetes and a new one."""
-    own = [one for one in rendered.all if (one["apiVersion"], one["kind"]) not in FOREIGN]
-
-    assert len(own) == 4
-    assert faults(own, tmp_path, version) == ""
+    assert len(rendered.own) == 4
+    assert faults(rendered.own, tmp_path, version) == ""
 
 
 @pytest.mark.parametrize(
