@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 ROOT = Path(__file__).parent.parent
+GRPCURL = Path(sys.executable).with_name("grpcurl")
 BUF = ROOT / "tests/node/node_modules/.bin/buf"
 
 

@@ -1,19 +1,15 @@
 """grpcurl and `buf curl`, as people use them by hand, against a server process of its own."""
 
 import json
-import sys
 from base64 import b64decode
 from collections.abc import Iterator
-from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 from google.rpc import error_details_pb2
 
-from processes import BUF, run, serving
-
-GRPCURL = Path(sys.executable).with_name("grpcurl")
+from processes import BUF, GRPCURL, run, serving
 
 needs_buf = pytest.mark.skipif(not BUF.exists(), reason="needs npm's buf: scripts/setup.sh --dev")
 

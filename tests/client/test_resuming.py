@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -21,69 +21,12 @@ from talkwire._balance import Balancer, Route
 from talkwire._resume import TRIES, Course
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1 import chat_pb2_grpc
+from wires import wired
 
 Code = grpc.StatusCode
 
 STREAMS = 64
 WORDS = " ".join(map(str, range(500)))  # ten seconds of the slow echo
-
-
-class Wire:
-    """A way to a server that can break, and of which the server need not know that it did."""
-
-    def __init__(self, target: str) -> None:
-        self.deaf = False  # nothing comes back
-        self.far = target  # of connections to come
-        self._ends: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
-        self._server: asyncio.Server | None = None
-        self._at = 0
-
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self._at}"
-
-    async def open(self) -> None:
-        """Take connections, always at the same address."""
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", self._at)
-        self._at = self._server.sockets[0].getsockname()[1]
-
-    def close(self) -> None:
-        """Take no connections."""
-        assert self._server
-        self._server.close()
-
-    def cut(self, *, half: bool = False) -> None:
-        """Break all connections; by `half`, so that the server does not see it."""
-        for near, far in self._ends:
-            near.transport.abort()
-            if not half:
-                far.transport.abort()
-
-    async def _join(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
-        host, _, port = self.far.rpartition(":")
-        far_reader, far = await asyncio.open_connection(host, port)
-        self._ends.append((near, far))
-        await asyncio.gather(self._carry(reader, far), self._carry(far_reader, near, back=True))
-
-    async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: bool = False
-    ) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(1 << 16):
-                if not (writer.is_closing() or (back and self.deaf)):
-                    writer.write(data)
-
-
-@asynccontextmanager
-async def wired(target: str) -> AsyncIterator[Wire]:
-    """Lay a wire to a server for the length of the block."""
-    wire = Wire(target)
-    await wire.open()
-    try:
-        yield wire
-    finally:
-        wire.close()
-        wire.cut()
 
 
 def question(i: int) -> dict[str, Any]:

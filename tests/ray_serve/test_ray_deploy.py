@@ -138,16 +138,6 @@ async def test_an_abort_finds_a_call_at_any_replica(deployed: Any) -> None:
             assert (answer.finish_reason, await client.abort(stream.id)) == ("aborted", False)
 
 
-async def test_a_request_id_is_one_replicas(deployed: Any) -> None:
-    """Two replicas may run the same at once, where one would refuse the second."""
-    async with (
-        AsyncClient(deployed.target) as client,
-        client.stream(LONG, request_id="twice") as one,
-        client.stream(LONG, request_id="twice") as other,
-    ):
-        assert [(await anext(stream)).proto.id for stream in (one, other)] == ["twice"] * 2
-
-
 # What arrives
 
 
@@ -306,6 +296,18 @@ async def test_replicas_follow_the_chats(cluster: RayCluster) -> None:
         # Until they are gone calls still come to them, and no event tells.
         while cluster.replicas("scaled"):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
+
+    async with grpc.aio.insecure_channel(cluster.target) as channel:
+        known = [*there.items()]
+        for call in (
+            health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(), metadata=known
+            ),
+            ChatServiceStub(channel).ChatMultiplex(iter(()), metadata=known),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as nobody:
+                await call.read()
+            assert nobody.value.code() is grpc.StatusCode.UNAVAILABLE
 
     # Serve's own proxy has these wait. It takes back a status and its text, nothing more.
     async with AsyncClient(cluster.target, metadata=there) as client:

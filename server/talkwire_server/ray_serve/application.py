@@ -11,6 +11,7 @@ from talkwire_server.ray_serve.config import Config
 from talkwire_server.ray_serve.replica import Replica
 from talkwire_server.ray_serve.replicas import ENVIRONMENT
 from talkwire_server.ray_serve.scaling import policy as scale
+from talkwire_server.settings import Settings
 
 REPLICA = "replica"
 """The name of the one deployment of an application."""
@@ -27,11 +28,14 @@ def start(config: Config) -> None:
         grpc_options=gRPCOptions(
             port=settings.port,
             grpc_servicer_functions=[f"{servicers.__name__}.add_services_to_server"],
-            # Serve's own, which asks for no token.
-            enable_reflection=settings.reflection
-            and (settings.open_reflection or not settings.wants_tokens),
+            enable_reflection=reflects(settings),
         ),
     )
+
+
+def reflects(settings: Settings) -> bool:
+    """Tell whether Serve answers reflection: its own, which asks for no token."""
+    return settings.reflection and (settings.open_reflection or not settings.wants_tokens)
 
 
 def application(config: Config) -> Application:

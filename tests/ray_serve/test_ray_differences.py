@@ -1,0 +1,106 @@
+"""docs/ray.md, "What differs": where replicas behind HAProxy are not what a plain server is.
+
+Rows that need what a test of another file begins are there: none running, and none any more.
+"""
+
+import asyncio
+from importlib import import_module
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from processes import GRPCURL, run
+from ray_cluster import RayCluster
+from support import running
+from talkwire import AsyncClient, Overloaded
+from talkwire_server.echo import EchoEngine
+from talkwire_server.settings import Settings
+from wires import wired
+
+pytestmark = pytest.mark.timeout(300)
+
+LONG = "word " * 1000  # 20 s
+BY_DEFAULT = 100  # calls of a connection, as HAProxy is configured by Serve
+
+
+async def test_a_request_id_is_one_replicas(deployed: Any) -> None:
+    """Two replicas may run the same at once, where one would refuse the second."""
+    async with (
+        AsyncClient(deployed.target) as client,
+        client.stream(LONG, request_id="twice") as one,
+        client.stream(LONG, request_id="twice") as other,
+    ):
+        assert [(await anext(stream)).proto.id for stream in (one, other)] == ["twice"] * 2
+
+
+async def refusal(target: str, metadata: dict[str, str]) -> str:
+    """Say why a caller of another address is not let in while one has the one call it may have."""
+    async with (
+        wired(target, "127.0.0.2") as wire,
+        AsyncClient(target, metadata=metadata, retry=None) as one,
+        AsyncClient(wire.target, metadata=metadata, retry=None) as other,
+        one.stream(LONG) as stream,
+    ):
+        await anext(stream)
+        try:
+            await other.chat("hi")
+        except Overloaded as error:
+            return error.reason
+        return ""
+
+
+async def test_callers_without_a_token_are_one(cluster: RayCluster) -> None:
+    """A server tells addresses apart; to a replica all come from HAProxy."""
+    async with running(EchoEngine(["echo"], "", 0.02), max_running_per_caller=1) as plain:
+        assert await refusal(plain.target, {}) == ""
+
+    cluster.deploy("quota", echo_delay=0.02, max_running_per_caller=1)
+    assert await refusal(cluster.target, {"application": "quota"}) == "QUOTA_EXCEEDED"
+    await asyncio.to_thread(cluster.tell, "delete", "quota")
+
+
+async def test_a_connection_has_a_hundred_calls(deployed: Any) -> None:
+    """The next waits until one of them ends."""
+    asked = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(deployed.target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(asked) for _ in range(BY_DEFAULT)]
+        for watch in watches:
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as waiting:
+            await health.Check(asked, timeout=1)
+        watches.pop().cancel()
+        answer = await health.Check(asked, timeout=60)
+        for watch in watches:
+            watch.cancel()
+
+    assert waiting.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.skipif(not GRPCURL.exists(), reason="needs grpcurl: pip install '.[dev]'")
+def test_reflection_is_serves(deployed: Any) -> None:
+    """It knows the services, and asks nobody for a token."""
+    done = run(GRPCURL, "-plaintext", deployed.target, "list")
+
+    assert done.returncode == 0, done.stderr
+    assert {"talkwire.v1.ChatService", "talkwire.v1.ModelService"} <= {*done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "on"),
+    [
+        ({}, True),
+        ({"reflection": False}, False),
+        ({"token_file": "tokens.yaml"}, False),
+        ({"token_file": "tokens.yaml", "open_reflection": True}, True),
+    ],
+)
+def test_reflection_is_off_where_tokens_are_asked_for(flags: dict[str, Any], on: bool) -> None:
+    """Unless the operator opens it."""
+    pytest.importorskip("ray", reason="needs talkwire[ray]")
+    application = import_module("talkwire_server.ray_serve.application")
+
+    assert application.reflects(Settings(**flags)) == on
