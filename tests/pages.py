@@ -12,7 +12,9 @@ from processes import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _MARK = re.compile(r"<!-- (not run|run by): (.+) -->")
-_COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_COMMAND = re.compile(
+    r"^\$ (.*<<'END'\n(?:.*\n)*?END|(?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE
+)
 _SAYS = re.compile(r"^ *# -> (.*)\n", re.MULTILINE)
 
 

@@ -1,11 +1,7 @@
-"""docs/operations.md: its flags, metrics and commands are those there are."""
+"""docs/operations.md: its flags and metrics are those there are."""
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import fields
-from pathlib import Path
 
 from processes import ROOT, launched
 from scraping import Page
@@ -16,30 +12,6 @@ from terminal import free_target
 
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([a-z_]+)` \| (\w+) \| ([a-z_, ]*)\|", re.MULTILINE)
-MARK = "=== next"
-
-
-def test_the_commands_print_what_the_page_says(tmp_path: Path) -> None:
-    """Each command prints what stands below it."""
-    (text,) = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
-    port, metrics = (free_target().rpartition(":")[2] for _ in range(2))
-    steps = [step.partition("\n") for step in re.split(r"^\$ ", text, flags=re.MULTILINE) if step]
-    commands = "".join(f"echo '{MARK}'\n{command}\n" for command, _, _ in steps)
-    script = f"exec 2>&1\ntrap 'kill $(jobs -p)' EXIT\n{commands}".replace("9090", metrics)
-    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    given = {"TALKWIRE_TARGET": f"localhost:{port}", "TALKWIRE_SERVE_PORT": port}
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": tools} | given,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    printed = done.stdout.split(f"{MARK}\n")[1:]
-
-    assert printed == [said for _, _, said in steps]
 
 
 def test_the_table_has_all_metrics() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from shutil import copytree, which
 
 import pytest
 
@@ -18,7 +19,9 @@ from terminal import free_target
 pytestmark = pytest.mark.timeout(300)  # a page may have dozens of programs
 
 NEXT = "=== next"
-PORT = re.compile(r"\b5005[1-3]\b")
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+PORTS = ("50051", "50052", "50053", "50061", "50062", "9090", "9901")
+TOOLS = {"curl", "envoy", "grpcurl", "kubectl", "openssl"}
 HOLDS = re.compile(r"talkwire serve (?!.*(--help|&$))", re.DOTALL)  # its terminal
 DRAWS = "openssl"  # dots, each time others
 
@@ -76,25 +79,34 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     A page that starts no server is read with an echo server beside it.
     """
     found = SESSIONS[page]
+    tools = TOOLS.intersection(step.code.split()[0] for step in found)
+    if missing := [tool for tool in tools if not which(tool, path=PATH)]:
+        pytest.skip(f"needs {missing}")
     own = any(step.code.startswith("talkwire serve") for step in found)
     with nullcontext(free_target()) if own else serving() as target:
-        free = (target, free_target(), free_target())
-        ports = {f"5005{n}": one.rpartition(":")[2] for n, one in enumerate(free, 1)}
-        printed = ran(
-            PORT.sub(lambda port: ports[port[0]], "".join(script(found))), tmp_path, ports
-        )
+        free = [target, *(free_target() for _ in PORTS[1:])]
+        ports = {port: one.rpartition(":")[2] for port, one in zip(PORTS, free, strict=True)}
+
+        def moved(text: str) -> str:
+            return re.sub(rf"\b({'|'.join(PORTS)})\b", lambda port: ports[port[0]], text)
+
+        for folder in ("deploy", "generated"):
+            copytree(ROOT / folder, tmp_path / folder)
+        envoy = tmp_path / "deploy/envoy/envoy.yaml"
+        envoy.write_text(moved(envoy.read_text(encoding="utf-8")), encoding="utf-8")
+        printed = ran(moved("".join(script(found))), tmp_path, ports["50051"])
 
     assert len(printed) == len(found)
     faults = [*filter(None, map(fault, found, printed))]
     assert not faults, "\n\n".join(faults)
 
 
-def ran(script: str, folder: Path, ports: dict[str, str]) -> list[str]:
+def ran(script: str, folder: Path, port: str) -> list[str]:
     """Run a script in a folder, and leave nothing running; return what each step printed."""
     given = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "TALKWIRE_TARGET": f"localhost:{ports['50051']}",
-        "TALKWIRE_SERVE_PORT": ports["50051"],
+        "PATH": PATH,
+        "TALKWIRE_TARGET": f"localhost:{port}",
+        "TALKWIRE_SERVE_PORT": port,
     }
     with subprocess.Popen(
         ["bash", "-c", script],
