@@ -45,7 +45,7 @@ class RayCluster:
         self.environment = environment
         self._process = process
         self._folder = folder
-        self._port, self._http_port = free_port(), free_port()
+        self._port, self.http_port = free_port(), free_port()
         self.target = f"127.0.0.1:{self._port}"
         self.address = self._answer()
 
@@ -79,7 +79,7 @@ class RayCluster:
             "name": name,
             "num_cpus": 0.5,
             "resources": {"second": 0.01},
-            "http_port": self._http_port,
+            "http_port": self.http_port,
             "proxy_location": "HeadOnly",
             **(ray or {}),
         }

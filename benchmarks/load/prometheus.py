@@ -104,14 +104,17 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, url: str) -> AsyncIterator[Prometheus]:
-    """Run one for the length of the block, configured as is shipped, but on one page and faster."""
+async def prometheus(folder: Path, url: str = "", **discovery: Any) -> AsyncIterator[Prometheus]:
+    """Run one for the length of the block, configured as is shipped, but faster.
+
+    It scrapes one page, or what it discovers as a scrape configuration says.
+    """
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(RULES)]
     (scraped,) = config["scrape_configs"]
     del scraped["dns_sd_configs"]
-    scraped["static_configs"] = [{"targets": [urllib.parse.urlsplit(url).netloc]}]
+    scraped |= discovery or {"static_configs": [{"targets": [urllib.parse.urlsplit(url).netloc]}]}
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"

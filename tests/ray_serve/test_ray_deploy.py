@@ -57,7 +57,7 @@ def test_every_fault_of_a_file_is_named(cluster: RayCluster) -> None:
         "frontends: use ray.num_replicas",
         "channelz: Serve has no such service",
         "admin_port: it would change the adapters of one replica",
-        "metrics_port: replicas have no port of their own for it",
+        "metrics_port: must be 0, got 9090: each replica takes a free one",
         "tls_cert_file: Serve's HAProxy speaks none",
         "other machines could read along and call unasked; allow_insecure: true permits it",
         "ray.replicas: Extra inputs are not permitted",

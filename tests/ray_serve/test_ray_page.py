@@ -9,18 +9,24 @@ from typing import Any
 import pytest
 
 from processes import ROOT
+from talkwire_server.settings import Settings
 
 PAGE = (ROOT / "docs/ray.md").read_text(encoding="utf-8")
-(EXAMPLE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLE, _ = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def module(name: str) -> Any:
+    """Import a module of the server's, and all that it imports of Ray."""
+    pytest.importorskip("ray", reason="needs talkwire[ray]")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        return import_module(f"talkwire_server.ray_serve.{name}")
 
 
 @pytest.fixture(scope="module")
 def config() -> Any:
-    """The module, and all that it imports of Ray."""
-    pytest.importorskip("ray", reason="needs talkwire[ray]")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
-        return import_module("talkwire_server.ray_serve.config")
+    """What reads files."""
+    return module("config")
 
 
 def test_every_key_is_in_the_table(config: Any) -> None:
@@ -58,3 +64,17 @@ def test_a_size_that_is_none_is_named(config: Any) -> None:
     """With its flag."""
     with pytest.raises(ValueError, match=r"--tensor-parallel-size.*'two'"):
         config.workers(["--tensor-parallel-size=two"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "on"),
+    [
+        ({}, True),
+        ({"reflection": False}, False),
+        ({"token_file": "tokens.yaml"}, False),
+        ({"token_file": "tokens.yaml", "open_reflection": True}, True),
+    ],
+)
+def test_reflection_is_off_where_tokens_are_asked_for(flags: dict[str, Any], on: bool) -> None:
+    """Unless the operator opens it."""
+    assert module("application").reflects(Settings(**flags)) == on

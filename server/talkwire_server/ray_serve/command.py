@@ -60,7 +60,7 @@ def _deploy(config: Config) -> str:
         taken = [line for line in str(error).splitlines() if "cannot bind" in line]
         raise Complaint("\n".join(["Serve did not start", *taken]), FAILED) from error
     try:
-        # Of HTTP, which nobody answers; but HAProxy forwards to no application without one.
+        # Of HTTP; HAProxy forwards to no application without one.
         serve.run(application(config), name=name, route_prefix=f"/{name}")
     except RuntimeError:
         told = serve.status().applications[name].deployments[REPLICA].message

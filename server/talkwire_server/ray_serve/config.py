@@ -22,7 +22,6 @@ _ELSEWHERE: Mapping[str, str] = {
     "max_concurrent_streams": "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS is it",
     "max_metadata_bytes": _ARRIVAL,
     "max_slow_calls": _ARRIVAL,
-    "metrics_port": "replicas have no port of their own for it; Ray's has the metrics of Serve",
     "request_timeout": _ARRIVAL,
     "restart_engine": "a replica ends with its engine, and Serve starts another",
     "stop_on_eof": "`serve shutdown` is it",
@@ -76,6 +75,11 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     for one in fields(Settings):
         if one.name in _ELSEWHERE and content.get(one.name, one.default) != one.default:
             yield f"{one.name}: {_ELSEWHERE[one.name]}"
+    if (port := content.get("metrics_port")) not in (None, 0, "0"):
+        yield (
+            f"metrics_port: must be 0, got {port}: each replica takes a free one, and Serve's HTTP "
+            "tells Prometheus which"
+        )
     if not content.get("allow_insecure"):
         unasked = "" if content.keys() & {"token_file", "jwt_jwks"} else " and call unasked"
         yield (

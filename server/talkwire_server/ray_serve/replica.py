@@ -12,11 +12,15 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
+from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
+from ray.util import get_node_ip_address
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from talkwire_server import echo
 from talkwire_server.admission import Admission, Bounds
@@ -32,6 +36,7 @@ from talkwire_server.model_service import ModelService
 from talkwire_server.open_calls import OpenCalls
 from talkwire_server.ray_serve.context import context_of, ending, writable, written
 from talkwire_server.ray_serve.gate import ReplicaGate
+from talkwire_server.ray_serve.peers import ask_all
 from talkwire_server.ray_serve.scaling import CHATS
 from talkwire_server.ray_serve.servicers import SERVICES
 from talkwire_server.security.guard import Guard
@@ -39,7 +44,7 @@ from talkwire_server.settings import Settings
 from talkwire_server.settings.tracing import trace_exporters
 from talkwire_server.signals import kill_children
 from talkwire_server.statuses import Context
-from talkwire_server.telemetry import readers
+from talkwire_server.telemetry import call_metrics, metrics_port, prepare_metrics, readers
 
 log = logging.getLogger("talkwire")
 
@@ -70,6 +75,7 @@ class Replica:
         # The node's own variables say where traces go.
         settings = replace(settings, trace_exporters=trace_exporters(os.environ))
         self._settings = settings
+        prepare_metrics(settings)
         self._guards = [Guard(settings)] if settings.wants_tokens else []
         for guard in self._guards:
             await guard.load()
@@ -82,12 +88,16 @@ class Replica:
         self._chat = ChatService(engine, self._admission, self._open_calls, self._journal)
         self._models = ModelService(engine)
         self._health = Health([service.full_name for service in SERVICES])
+        self._metrics = metrics_port(settings, self._admission.look)
+        if self._metrics:
+            await self._metrics.listen()
         self._engine = engine
         await engine.launch()
         await engine.ready()
         self._admission.open()
         self._health.set(SERVING)
-        self._reading = asyncio.create_task(self._open_calls.watch_readers())
+        watches = (one.watch() for one in call_metrics(settings))  # of its processor time
+        self._watching = [*map(asyncio.create_task, (self._open_calls.watch_readers(), *watches))]
         self._ending = asyncio.create_task(self._end_with(engine))
 
     async def __del__(self) -> None:
@@ -115,6 +125,17 @@ class Replica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve how many chats run or wait here."""
         return {CHATS: self._admission.running + self._admission.waiting}
+
+    async def __call__(self, _: Request) -> JSONResponse:
+        """Tell Prometheus by HTTP where the metrics of all replicas are (`http_sd_configs`)."""
+        targets = await ask_all("metrics_address")
+        return JSONResponse([{"targets": sorted(filter(None, targets))}])
+
+    def metrics_address(self) -> str | None:
+        """Tell where the metrics of this replica are."""
+        if not self._metrics:
+            return None
+        return urlsplit(self._metrics.url).netloc.replace("0.0.0.0", get_node_ip_address())
 
     async def Chat(self, request: bytes, grpc_context: Given) -> Message:
         """Answer a chat in one message."""

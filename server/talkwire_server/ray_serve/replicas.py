@@ -33,7 +33,7 @@ class Replicas(BaseModel):
         env: Environment variables of the replicas.
         health_check_period_s: How often Serve asks each whether it lives.
         proxy_location: Where HAProxy listens.
-        http_port: Of Serve's HTTP, where nothing is served; HAProxy takes it all the same.
+        http_port: Of Serve's HTTP, where Prometheus is told of the replicas.
 
     """
 

@@ -1,0 +1,16 @@
+"""What one replica asks of all replicas of its application. Knows not what."""
+
+from typing import Any
+
+from ray import serve
+
+_PATIENCE = 5.0  # seconds for all to answer
+
+
+async def ask_all(method: str, *arguments: Any) -> list[Any]:
+    """Call a method of each, this one included; return what those answered who did in time."""
+    own = serve.get_replica_context()
+    replicas = serve.get_deployment_handle(own.deployment, own.app_name)
+    asked = replicas.broadcast(method, *arguments)
+    told = await asked.results_async(timeout_s=_PATIENCE, return_exceptions=True)
+    return [answer for answer in told if not isinstance(answer, BaseException)]
