@@ -135,7 +135,9 @@ class Replica:
         """Tell where the metrics of this replica are."""
         if not self._metrics:
             return None
-        return urlsplit(self._metrics.url).netloc.replace("0.0.0.0", get_node_ip_address())
+        at = urlsplit(self._metrics.url)
+        everywhere = self._settings.metrics_host in ("0.0.0.0", "::")
+        return f"{get_node_ip_address()}:{at.port}" if everywhere else at.netloc
 
     async def Chat(self, request: bytes, grpc_context: Given) -> Message:
         """Answer a chat in one message."""
