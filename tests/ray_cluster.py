@@ -65,6 +65,15 @@ class RayCluster:
         self.deploy("ports", ray={"num_replicas": 6, "num_cpus": 0, "resources": {"second": 0.01}})
         self.tell("delete", "ports")
 
+    @contextmanager
+    def deployed(self, name: str, **flags: Any) -> Iterator[dict[str, str]]:
+        """Have an application for the length of the block; yield the metadata that names it."""
+        self.deploy(name, **flags)
+        try:
+            yield {"application": name}
+        finally:
+            self.tell("delete", name)
+
     def deploy(self, name: str, *, ray: Any = None, **flags: Any) -> str:
         """Deploy an application; return what the command said."""
         done = self.command(name, ray=ray, **flags)

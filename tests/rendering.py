@@ -42,7 +42,7 @@ class Rendered:
 
 
 def group(resource: Any) -> str:
-    """Return the API group of a resource; `v1` has none."""
+    """Return the API group of a resource; of Kubernetes' core its version."""
     return str(resource["apiVersion"].partition("/")[0])
 
 

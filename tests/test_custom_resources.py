@@ -41,7 +41,9 @@ def faults(text: str) -> str:
     file.write_text(text, encoding="utf-8")
     try:
         modules = ("--module", "nodenext", "--skipLibCheck")
-        return run(TSC, "--noEmit", "--strict", *modules, "--ignoreConfig", file).stdout
+        done = run(TSC, "--noEmit", "--strict", *modules, "--ignoreConfig", file)
+        assert bool(done.stdout) == bool(done.returncode), done.stderr
+        return done.stdout
     finally:
         file.unlink()
 

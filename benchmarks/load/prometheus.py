@@ -104,17 +104,21 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, url: str = "", **discovery: Any) -> AsyncIterator[Prometheus]:
+async def prometheus(
+    folder: Path, url: str | None = None, **discovery: Any
+) -> AsyncIterator[Prometheus]:
     """Run one for the length of the block, configured as is shipped, but faster.
 
-    It scrapes one page, or what it discovers as a scrape configuration says.
+    It scrapes a page, or what is discovered as `http_sd_configs` and the like say.
     """
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(RULES)]
     (scraped,) = config["scrape_configs"]
     del scraped["dns_sd_configs"]
-    scraped |= discovery or {"static_configs": [{"targets": [urllib.parse.urlsplit(url).netloc]}]}
+    if url:
+        discovery = {"static_configs": [{"targets": [urllib.parse.urlsplit(url).netloc]}]}
+    scraped |= discovery
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"

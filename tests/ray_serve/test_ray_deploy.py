@@ -213,36 +213,27 @@ async def test_every_cancel_reaches_the_engine(deployed: Any, table: Table) -> N
 async def test_bounds_tokens_and_gpus(cluster: RayCluster, tmp_path: Path, table: Table) -> None:
     """A replica has its GPU, asks for tokens, and refuses what is too much, with pushback."""
     token, digest = make()
-    (tmp_path / "tokens.yaml").write_text(f"- {{name: ada, sha256: {digest}}}\n")
-    cluster.deploy(
-        "small",
-        echo_delay=0.02,
-        max_running_requests=2,
-        max_queued_requests=2,
-        token_file=str(tmp_path / "tokens.yaml"),
-        ray={"num_gpus": 1},
-    )
-    assert cluster.tell("gpus") == 3
-    there = {"application": "small"}
+    (file := tmp_path / "tokens.yaml").write_text(f"- {{name: ada, sha256: {digest}}}\n")
+    small = {"max_running_requests": 2, "max_queued_requests": 2, "token_file": str(file)}
+    with cluster.deployed("small", echo_delay=0.02, **small, ray={"num_gpus": 1}) as there:
+        assert cluster.tell("gpus") == 3
+        async with AsyncClient(cluster.target, metadata=there) as client:
+            assert await client.ready()
+            for call in (client.chat("hi"), client.models()):
+                with pytest.raises(Unauthenticated) as unknown:
+                    await call
+                assert unknown.value.reason == "TOKEN_INVALID"
 
-    async with AsyncClient(cluster.target, metadata=there) as client:
-        assert await client.ready()
-        for call in (client.chat("hi"), client.models()):
-            with pytest.raises(Unauthenticated) as unknown:
-                await call
-            assert unknown.value.reason == "TOKEN_INVALID"
-
-    async with AsyncClient(cluster.target, metadata=there, token=token, retry=None) as client:
-        two_seconds = "word " * 100
-        asked = [client.chat(two_seconds) for _ in range(12)]
-        ended = await asyncio.gather(*asked, return_exceptions=True)
-        refused = [error for error in ended if isinstance(error, Overloaded)]
-        running = [asyncio.create_task(client.chat(two_seconds)) for _ in range(3)]
-        await asyncio.sleep(0.5)
-        with pytest.raises(Timeout) as late:
-            await client.chat("hi", timeout=1)
-        await asyncio.gather(*running)
-    await asyncio.to_thread(cluster.tell, "delete", "small")
+        async with AsyncClient(cluster.target, metadata=there, token=token, retry=None) as client:
+            two_seconds = "word " * 100
+            asked = [client.chat(two_seconds) for _ in range(12)]
+            ended = await asyncio.gather(*asked, return_exceptions=True)
+            refused = [error for error in ended if isinstance(error, Overloaded)]
+            running = [asyncio.create_task(client.chat(two_seconds)) for _ in range(3)]
+            await asyncio.sleep(0.5)
+            with pytest.raises(Timeout) as late:
+                await client.chat("hi", timeout=1)
+            await asyncio.gather(*running)
 
     table.add("overload of a Ray replica", "chats at once", 12, 0, f"{len(refused)} refused")
     assert (len(refused), len(ended)) == (8, 12)
@@ -259,24 +250,16 @@ async def test_bounds_tokens_and_gpus(cluster: RayCluster, tmp_path: Path, table
 
 async def test_replicas_follow_the_chats(cluster: RayCluster) -> None:
     """Chats on one shared call bring a second replica; none, and all go. Then a call waits."""
-    cluster.deploy(
-        "scaled",
-        echo_delay=0.02,
-        max_running_per_caller=20,
-        ray={
-            "autoscaling_config": {
-                "min_replicas": 0,
-                "max_replicas": 2,
-                "target_ongoing_requests": 4,
-                "upscale_delay_s": 0,
-                "downscale_delay_s": 1,
-                "downscale_to_zero_delay_s": 4,
-                "metrics_interval_s": 0.2,
-                "look_back_period_s": 1,
-            }
-        },
-    )
-    there = {"application": "scaled"}
+    scaling = {
+        "min_replicas": 0,
+        "max_replicas": 2,
+        "target_ongoing_requests": 4,
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 1,
+        "downscale_to_zero_delay_s": 4,
+        "metrics_interval_s": 0.2,
+        "look_back_period_s": 1,
+    }
 
     async def replicas(number: int) -> None:
         running = partial(cluster.tell, "running", "scaled")
@@ -284,38 +267,40 @@ async def test_replicas_follow_the_chats(cluster: RayCluster) -> None:
             while await asyncio.to_thread(running) != number:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
 
-    async with AsyncClient(cluster.target, metadata=there, multiplex=True) as client:
-        longer = LONG * 4  # than replicas take to start
-        chats = [asyncio.create_task(client.stream(longer).__aenter__()) for _ in range(8)]
-        streams = await asyncio.gather(*chats)
-        await replicas(2)
-        for stream in streams:
-            stream.cancel()
-    await replicas(0)
-    async with asyncio.timeout(60):
-        # Until they are gone calls still come to them, and no event tells.
-        while cluster.replicas("scaled"):  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
-
-    async with grpc.aio.insecure_channel(cluster.target) as channel:
-        known = [*there.items()]
-        for call in (
-            health_pb2_grpc.HealthStub(channel).Watch(
-                health_pb2.HealthCheckRequest(), metadata=known
-            ),
-            ChatServiceStub(channel).ChatMultiplex(iter(()), metadata=known),
-        ):
-            with pytest.raises(grpc.aio.AioRpcError) as nobody:
-                await call.read()
-            assert nobody.value.code() is grpc.StatusCode.UNAVAILABLE
+    flags = {"echo_delay": 0.02, "max_running_per_caller": 20}
+    with cluster.deployed("scaled", **flags, ray={"autoscaling_config": scaling}) as there:
+        async with AsyncClient(cluster.target, metadata=there, multiplex=True) as client:
+            longer = LONG * 4  # than replicas take to start
+            chats = [asyncio.create_task(client.stream(longer).__aenter__()) for _ in range(8)]
+            streams = await asyncio.gather(*chats)
+            await replicas(2)
+            for stream in streams:
+                stream.cancel()
+        await replicas(0)
+        async with asyncio.timeout(60):
+            # Until they are gone calls still come to them, and no event tells.
+            while cluster.replicas("scaled"):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        answer, bad, watch, shared = await nobody_there(cluster.target, there)
 
     # Serve's own proxy has these wait. It takes back a status and its text, nothing more.
-    async with AsyncClient(cluster.target, metadata=there) as client:
-        answer, bad = await asyncio.gather(
-            client.chat("hi"), client.chat("hi", temperature=9), return_exceptions=True
-        )
-    await asyncio.to_thread(cluster.tell, "delete", "scaled")
     assert str(answer) == "hi"
     assert isinstance(bad, InvalidRequest)
     assert (bad.reason, bad.violations) == ("", ())
     assert "sampling.temperature: must be in [0, 2], got 9" in bad.message
+    assert [error.code() for error in (watch, shared)] == [grpc.StatusCode.UNAVAILABLE] * 2
+
+
+async def nobody_there(target: str, there: dict[str, str]) -> list[Any]:
+    """Make a call of each kind while there is no replica; return what becomes of them."""
+    known = [*there.items()]
+    async with (
+        AsyncClient(target, metadata=there) as client,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(), metadata=known)
+        shared = ChatServiceStub(channel).ChatMultiplex(iter(()), metadata=known)
+        calls = (client.chat("hi"), client.chat("hi", temperature=9), watch.read(), shared.read())
+        ended: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+        return ended

@@ -1,6 +1,7 @@
 """docs/ray.md, "What differs": where replicas behind HAProxy are not what a plain server is.
 
-Rows that need what a test of another file begins are there: none running, and none any more.
+Rows about replicas that come and go are those of `test_ray_deploy.py` and `test_ray_losses.py`;
+that flags are refused, `test_ray_deploy.py`'s.
 """
 
 import asyncio
@@ -9,11 +10,12 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image as Picture
 
 from processes import GRPCURL, run
 from ray_cluster import RayCluster
 from support import running
-from talkwire import AsyncClient, Overloaded
+from talkwire import AsyncClient, Image, MediaNotFound, Overloaded
 from talkwire_server.echo import EchoEngine
 from wires import wired
 
@@ -54,31 +56,55 @@ async def test_callers_without_a_token_are_one(cluster: RayCluster) -> None:
     async with running(EchoEngine(["echo"], "", 0.02), max_running_per_caller=1) as plain:
         assert await refusal(plain.target, {}) == ""
 
-    cluster.deploy("quota", echo_delay=0.02, max_running_per_caller=1)
-    assert await refusal(cluster.target, {"application": "quota"}) == "QUOTA_EXCEEDED"
-    await asyncio.to_thread(cluster.tell, "delete", "quota")
+    with cluster.deployed("quota", echo_delay=0.02, max_running_per_caller=1) as there:
+        assert await refusal(cluster.target, there) == "QUOTA_EXCEEDED"
+
+
+async def test_media_are_kept_at_one_replica(deployed: Any) -> None:
+    """Where they were sent to: its session finds them, and that of another replica does not."""
+    found: dict[str, tuple[str, bool]] = {}
+    image = Image(Picture.new("RGB", (8, 8)), cache_key="black")
+    async with AsyncClient(deployed.target) as client:
+        await client.chat(["See:", image], sticky="0")
+        for session in map(str, range(8)):
+            async with AsyncClient(deployed.target, metadata={"session_id": session}) as here:
+                replica = str((await here.model()).load_time)
+                try:
+                    await here.chat(["See:", Image.cached("black")])
+                except MediaNotFound:
+                    found[session] = replica, False
+                else:
+                    found[session] = replica, True
+
+    home, _ = found["0"]
+    assert len({replica for replica, _ in found.values()}) == 2
+    assert [hit for _, hit in found.values()] == [replica == home for replica, _ in found.values()]
 
 
 async def one_more_waits(deployed: Any) -> bool:
-    """Whether a call waits until one of the hundred of its connection ends."""
+    """Whether a call waits whose connection has a hundred, and not that of another one."""
     asked = health_pb2.HealthCheckRequest()
-    there = [("application", deployed.name)]
-    async with grpc.aio.insecure_channel(deployed.target) as channel:
+    there, own = [("application", deployed.name)], [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        grpc.aio.insecure_channel(deployed.target) as channel,
+        grpc.aio.insecure_channel(deployed.target, own) as beside,
+    ):
         health = health_pb2_grpc.HealthStub(channel)
         watches = [health.Watch(asked, metadata=there) for _ in range(BY_DEFAULT)]
         for watch in watches:
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        try:
-            await health.Check(asked, metadata=there, timeout=1)
-        except grpc.aio.AioRpcError as error:
-            watches.pop().cancel()
-            await health.Check(asked, metadata=there, timeout=60)
-            return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        return False
+        call = health.Check(asked, metadata=there)
+        await health_pb2_grpc.HealthStub(beside).Check(asked, metadata=there)
+        await asyncio.sleep(1)
+        if call.done():
+            return False
+        watches.pop().cancel()
+        await call
+        return True
 
 
 async def test_a_connection_has_a_hundred_calls(deployed: Any) -> None:
-    """The next waits, unless HAProxy is being replaced: then it has a connection of its own."""
+    """The next waits for one to end; not as HAProxy is replaced, for then connections are new."""
     async with asyncio.timeout(60):
         while not await one_more_waits(deployed):
             pass

@@ -5,11 +5,14 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fault_table import Table
 from ray_cluster import RayCluster
@@ -135,6 +138,25 @@ async def test_what_is_left_when_the_grace_is_over_is_cut(cluster: RayCluster) -
                     await stream.wait()
                 assert monotonic() - at > 3
             await deleting
+
+
+async def test_an_open_watch_holds_a_replica_that_leaves(cluster: RayCluster) -> None:
+    """Until the grace is over, while a server would tell who watches, and go."""
+    asked = health_pb2.HealthCheckRequest()
+    cluster.deploy("brief", grace=12)
+    async with grpc.aio.insecure_channel(cluster.target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(asked, metadata=[("application", "brief")])
+        assert (await anext(aiter(watch))).status == health_pb2.HealthCheckResponse.SERVING
+        at = monotonic()
+        deleting = asyncio.create_task(asyncio.to_thread(cluster.tell, "delete", "brief"))
+        with suppress(grpc.aio.AioRpcError):
+            async for _ in watch:
+                pass
+        seconds = monotonic() - at
+        await deleting
+
+    assert seconds > 11
 
 
 async def test_a_node_that_is_killed_loses_no_answer(deployed: Any, table: Table) -> None:

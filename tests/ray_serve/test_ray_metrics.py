@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from load.prometheus import prometheus
+from otlp import collecting
 from processes import ROOT
 from prometheus import needs_prometheus
 from ray_cluster import RayCluster
@@ -23,29 +24,41 @@ CHATS = 20
 
 
 async def test_all_replicas_are_found_and_counted(cluster: RayCluster, tmp_path: Path) -> None:
-    """What two replicas count is together what clients asked for; `talkwire top` shows both."""
+    """What two replicas count is together what clients asked for; each chat has its span, too."""
     placement = {"num_replicas": 2, "max_replicas_per_node": 1, "resources": {}}
-    cluster.deploy("measured", metrics_port=0, ray=placement)
-    here = CONFIG.replace("HEAD:8000/talkwire", f"127.0.0.1:{cluster.http_port}/measured")
-    (scraped,) = yaml.safe_load(here)["scrape_configs"]
+    discovery = f"127.0.0.1:{cluster.http_port}/measured"
+    (scraped,) = yaml.safe_load(CONFIG.replace("HEAD:8000/talkwire", discovery))["scrape_configs"]
 
-    async with (
-        prometheus(tmp_path, **scraped) as one,
-        AsyncClient(cluster.target, metadata={"application": "measured"}) as client,
+    with (
+        collecting() as collector,
+        cluster.deployed(
+            "measured",
+            metrics_port=0,
+            metrics_host="0.0.0.0",
+            ray={**placement, "env": collector.environment},
+        ) as there,
     ):
+        async with (
+            prometheus(tmp_path, **scraped) as one,
+            AsyncClient(cluster.target, metadata=there) as client,
+        ):
 
-        def found(query: str) -> list[float]:
-            return [float(series["value"][1]) for series in one.ask("query", query=query)["result"]]
+            def found(query: str) -> list[float]:
+                series = one.ask("query", query=query)["result"]
+                return [float(each["value"][1]) for each in series]
 
-        await until(lambda: found("talkwire_serving") == [1, 1])
-        await asyncio.gather(*(client.chat("hi") for _ in range(CHATS)))
-        await until(lambda: found('sum(talkwire_chats_total{code="OK"})') == [CHATS])
-        await until(lambda: min(found("talkwire_frontend_cpu_seconds_total"), default=0) > 0)
-        counted = found("talkwire_chats_total > 0")
-        addresses = {target["labels"]["instance"] for target in one.ask("targets")["activeTargets"]}
-    shown = talkwire("top", "--interval=0.3", *addresses)
-    await asyncio.to_thread(cluster.tell, "delete", "measured")
+            await until(lambda: found("talkwire_serving") == [1, 1])
+            await asyncio.gather(*(client.chat("hi") for _ in range(CHATS)))
+            await until(lambda: found('sum(talkwire_chats_total{code="OK"})') == [CHATS])
+            await until(lambda: min(found("talkwire_frontend_cpu_seconds_total"), default=0) > 0)
+            counted = found("talkwire_chats_total > 0")
+            scraping = one.ask("targets")["activeTargets"]
+        targets = [target["labels"]["instance"] for target in scraping]
+        spans = await asyncio.to_thread(collector.spans, CHATS)
+        shown = talkwire("top", "--interval=0.3", *targets)
 
-    assert len(counted) == len(addresses) == 2
+    assert len(counted) == len(targets) == 2
+    assert {target.partition(":")[0] for target in targets} == {cluster.address.partition(":")[0]}
+    assert [span.name for span in spans] == ["chat echo"] * CHATS
     assert shown.status == 0
-    assert all(address in shown.out for address in addresses)
+    assert all(target in shown.out for target in targets)

@@ -45,6 +45,22 @@ def test_the_file_is_one(config: Any, tmp_path: Path) -> None:
     assert read.replicas.autoscaling_config.max_replicas == 4
 
 
+def test_metrics_and_no_replica_are_refused(config: Any, tmp_path: Path) -> None:
+    """Who asks for replicas by HTTP would have one started."""
+    scaling = "{min_replicas: 0, max_replicas: 2, target_ongoing_requests: 4}"
+    file = tmp_path / "config.yaml"
+    file.write_text(f"""engine: echo
+metrics_port: 0
+allow_insecure: true
+ray: {{autoscaling_config: {scaling}}}
+""")
+    with pytest.raises(ValueError, match="metrics_port: with min_replicas 0 Prometheus"):
+        config.read(str(file))
+
+    file.write_text(file.read_text().replace("min_replicas: 0", "min_replicas: 1"))
+    assert config.read(str(file)).settings.metrics_port == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "gpus"),
     [

@@ -11,10 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 
+import httpx
 import pytest
 
 from fault_table import Table
 from ray_cluster import RayCluster
+from scraping import Page
 from several import alive, descendants
 from talkwire import AsyncClient, ContextLengthExceeded
 
@@ -34,16 +36,11 @@ async def model(cluster: RayCluster) -> AsyncIterator[AsyncClient]:
         pytest.skip("needs talkwire[cpu] or talkwire[gpu]")
     flags = {"kv_cache_memory_bytes": 128 << 20, "max_model_len": 2048}
     ray = {"num_cpus": 2}
-    await asyncio.to_thread(cluster.deploy, NAME, engine="vllm", ray=ray, **flags)
-    async with AsyncClient(
-        cluster.target,
-        metadata={"application": NAME},
-        temperature=0,
-        max_tokens=64,
-        resume=True,
-    ) as client:
-        yield client
-    await asyncio.to_thread(cluster.tell, "delete", NAME)
+    with cluster.deployed(NAME, engine="vllm", metrics_port=0, ray=ray, **flags) as there:
+        async with AsyncClient(
+            cluster.target, metadata=there, temperature=0, max_tokens=64, resume=True
+        ) as client:
+            yield client
 
 
 async def test_it_answers_and_stops(model: AsyncClient, cluster: RayCluster) -> None:
@@ -52,6 +49,11 @@ async def test_it_answers_and_stops(model: AsyncClient, cluster: RayCluster) -> 
     with pytest.raises(ContextLengthExceeded) as long:
         await model.chat("x " * 5000)
     assert long.value.max_context_tokens == 2048
+    async with httpx.AsyncClient(trust_env=False) as http:
+        told = await http.get(f"http://127.0.0.1:{cluster.http_port}/{NAME}")
+    (target,) = told.json()[0]["targets"]
+    page = await asyncio.to_thread(Page, f"http://{target}/metrics")
+    assert page.value("vllm:generation_tokens_total") > 0
 
     async def leave() -> None:
         async with model.stream("Tell a story.", max_tokens=1500, ignore_eos=True) as stream:

@@ -54,6 +54,11 @@ def read(path: str) -> Config:
     faults = [*_faults(content)]
     settings = _tried(faults, lambda: options.settings(content))
     replicas = _tried(faults, lambda: Replicas.read(asked))
+    if settings and settings.metrics_port is not None and replicas and replicas.may_be_none:
+        faults.append(
+            "metrics_port: with min_replicas 0 Prometheus, who asks for replicas, would have one "
+            "started each time"
+        )
     gpus = _tried(faults, lambda: _gpus(settings)) if settings else None
     if faults or not (settings and replicas):
         raise ValueError("; ".join(faults))

@@ -128,7 +128,7 @@ class Replica:
 
     async def __call__(self, _: Request) -> JSONResponse:
         """Tell Prometheus by HTTP where the metrics of all replicas are (`http_sd_configs`)."""
-        targets = await ask_all("metrics_address")
+        targets = await ask_all("metrics_address") if self._metrics else []
         return JSONResponse([{"targets": sorted(filter(None, targets))}])
 
     def metrics_address(self) -> str | None:

@@ -60,6 +60,12 @@ class Replicas(BaseModel):
         except ValidationError as error:
             raise ValueError("; ".join(_faults(error))) from None
 
+    @property
+    def may_be_none(self) -> bool:
+        """Whether there may be no replica."""
+        scaling = self.autoscaling_config
+        return scaling is not None and scaling.min_replicas == 0
+
     @field_validator("env")
     @classmethod
     def _free(cls, given: dict[str, str]) -> dict[str, str]:
