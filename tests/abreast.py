@@ -1,19 +1,21 @@
 """Which tests go to the same process where several test side by side: `--numprocesses 2`.
 
 One has all that need the real engine, which is there once, and then those that fork a terminal,
-which must come before the clients of that process; the others have whole files.
+which must come before the clients of that process; one has those of the Ray cluster; else each has
+whole files.
 """
 
 from typing import Any
 
 import pytest
 
-TOGETHER = (
-    "tests/engine/",
-    "tests/cli/",
-    "tests/faults/test_endings.py",
-    "tests/faults/test_replicas.py",
-)
+TOGETHER = {
+    "tests/engine/": "engine",
+    "tests/cli/": "engine",
+    "tests/faults/test_endings.py": "engine",
+    "tests/faults/test_replicas.py": "engine",
+    "tests/ray_serve/": "ray",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -23,6 +25,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # without types
         def _split_scope(self, nodeid: str) -> str:
-            return "engine" if nodeid.startswith(TOGETHER) else nodeid.partition("::")[0]
+            for path, scope in TOGETHER.items():
+                if nodeid.startswith(path):
+                    return scope
+            return nodeid.partition("::")[0]
 
     return Scheduler(config, log)

@@ -14,7 +14,7 @@ from talkwire_server import vllm_engine
 from talkwire_server.echo import EchoEngine
 from talkwire_server.settings import Settings
 
-pytest_plugins = ["abreast", "fault_table", "ray_fixtures"]
+pytest_plugins = ["abreast", "fault_table"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

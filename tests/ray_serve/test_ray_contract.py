@@ -21,13 +21,13 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def echo(deployed: Any) -> Any:
     """The application: slow, but it says the same."""
     return deployed
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slow_echo(deployed: Any) -> Any:
     """The same."""
     return deployed

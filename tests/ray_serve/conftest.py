@@ -1,4 +1,4 @@
-"""Fixtures of the tests of Ray: one cluster for all of them, and an application on it."""
+"""One cluster for all tests of Ray, as long as they last, and an application on it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Deployed:
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """Two nodes."""
     if find_spec("ray") is None:
@@ -50,7 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         yield nodes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployed(cluster: RayCluster) -> Deployed:
     """A slow echo server of two nodes."""
     slow = Deployed(cluster, "slow")
