@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def test_the_pod_lives_and_leaves(pod: Rendered, tmp_path: Path) -> None:
     flags = [here(flag) for flag in pod.container["args"]]
     environment = {name: here(value) for name, value in pod.environment.items()}
     tls = TLS(authority.file) if "TALKWIRE_CA_FILE" in environment else False
-    with launched(*flags, "--lame-duck=5") as server:
+    with launched(*flags, "--lame-duck=10") as server, ThreadPoolExecutor() as threads:
         target = server.target.replace("127.0.0.1", "localhost")
         answers = {name: probed(pod, name, target, environment) for name in PROBES}
         with Client(target, tls=tls, token=token) as client:
@@ -212,12 +213,14 @@ def test_the_pod_lives_and_leaves(pod: Rendered, tmp_path: Path) -> None:
             stranger.chat("hi")
         server.signal(signal.SIGTERM)
         server.logs("stopping")
-        leaving = probed(pod, "readinessProbe", target, environment)
-        lives = probed(pod, "livenessProbe", target, environment)
+        leaves, lives = threads.map(
+            lambda name: probed(pod, name, target, environment),
+            ("readinessProbe", "livenessProbe"),
+        )
         status, _ = server.ends()
 
     assert answers == dict.fromkeys(PROBES, True)
-    assert (leaving, lives, status) == (False, True, 0)
+    assert (leaves, lives, status) == (False, True, 0)
 
 
 def probed(pod: Rendered, name: str, target: str, environment: dict[str, str]) -> bool:

@@ -265,14 +265,15 @@ async def test_a_broken_answer_goes_on(slow_client: Any, client: Any, include: A
 async def test_an_error_leaves_what_a_continuation_needs(slow_client: Any) -> None:
     """`error.partial` goes on where the stream broke."""
     options: dict[str, Any] = {"include": {"token_ids": True}}
-    async with slow_client.stream("a b c d e", timeout=0.07, **options) as stream:
+    words = " ".join(map(str, range(50)))  # a second
+    async with slow_client.stream(words, timeout=0.6, **options) as stream:
         with pytest.raises(talkwire.Timeout) as caught:
             await stream.wait()
     assert caught.value.partial
-    rest = await slow_client.chat("a b c d e", continuation=caught.value.partial, **options)
+    rest = await slow_client.chat(words, continuation=caught.value.partial, **options)
 
-    assert "a b c d e".startswith(caught.value.partial.text)
-    assert (rest.text, rest.token_ids) == ("a b c d e", [0, 1, 2, 3, 4])
+    assert words.startswith(caught.value.partial.text)
+    assert (rest.text, rest.token_ids) == (words, [*range(50)])
 
 
 async def test_what_a_continuation_begins_with_is_never_lost(slow_client: Any, kind: str) -> None:

@@ -33,9 +33,10 @@ async def loading() -> AsyncIterator[Server]:
 async def test_a_refused_call_is_tried_again_when_the_server_says(kind: str) -> None:
     """Not before: the server's delay stands in place of gRPC's own."""
     async with loading() as server, calling(kind, server.address) as caller:
+        await caller.call("models")  # it has a connection now
         begin = monotonic()
         asking = asyncio.create_task(caller.chat("hi"))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         await server.load()
         answer = await asking
         took = monotonic() - begin

@@ -218,7 +218,7 @@ async def test_bounds_tokens_and_gpus(cluster: RayCluster, tmp_path: Path, table
     with cluster.deployed("small", echo_delay=0.02, **small, ray={"num_gpus": 1}) as there:
         assert cluster.tell("gpus") == 3
         async with AsyncClient(cluster.target, metadata=there) as client:
-            assert await client.ready()
+            assert await client.ready(60)
             for call in (client.chat("hi"), client.models()):
                 with pytest.raises(Unauthenticated) as unknown:
                     await call
