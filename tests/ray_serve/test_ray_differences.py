@@ -10,12 +10,11 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from PIL import Image as Picture
 
 from processes import GRPCURL, run
 from ray_cluster import RayCluster
 from support import running
-from talkwire import AsyncClient, Image, MediaNotFound, Overloaded
+from talkwire import AsyncClient, Overloaded
 from talkwire_server.echo import EchoEngine
 from wires import wired
 
@@ -58,27 +57,6 @@ async def test_callers_without_a_token_are_one(cluster: RayCluster) -> None:
 
     with cluster.deployed("quota", echo_delay=0.02, max_running_per_caller=1) as there:
         assert await refusal(cluster.target, there) == "QUOTA_EXCEEDED"
-
-
-async def test_media_are_kept_at_one_replica(deployed: Any) -> None:
-    """Where they were sent to: its session finds them, and that of another replica does not."""
-    found: dict[str, tuple[str, bool]] = {}
-    image = Image(Picture.new("RGB", (8, 8)), cache_key="black")
-    async with AsyncClient(deployed.target) as client:
-        await client.chat(["See:", image], sticky="0")
-        for session in map(str, range(8)):
-            async with AsyncClient(deployed.target, metadata={"session_id": session}) as here:
-                replica = str((await here.model()).load_time)
-                try:
-                    await here.chat(["See:", Image.cached("black")])
-                except MediaNotFound:
-                    found[session] = replica, False
-                else:
-                    found[session] = replica, True
-
-    home, _ = found["0"]
-    assert len({replica for replica, _ in found.values()}) == 2
-    assert [hit for _, hit in found.values()] == [replica == home for replica, _ in found.values()]
 
 
 async def one_more_waits(deployed: Any) -> bool:
