@@ -84,8 +84,12 @@ async def vllm() -> AsyncIterator[RunningServer]:
     """A server on vLLM with the embedded model."""
     if find_spec("vllm") is None:
         pytest.skip("needs talkwire[cpu] or talkwire[gpu]")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")  # vLLM's own, here and in the process that it forks
+        # Its threads wait for one another in each layer: two take four times as long as one while
+        # other tests compute, and four fifths of it while none do.
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         settings = Settings(
             engine_args=FLAGS,
             tool_call_parser="hermes",
