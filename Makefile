@@ -9,7 +9,7 @@ BUILD ?= auto
 ARGS ?=
 # Two processes: one has the real engine's tests, which compute, while the others' mostly wait.
 ABREAST = --numprocesses=2 --dist=loadscope
-FAULTS = tests/faults tests/engine/test_death.py tests/client/test_resuming.py tests/ray_serve
+FAULTS = tests/faults tests/engine/test_death.py tests/engine/test_several_nodes.py tests/client/test_resuming.py tests/ray_serve
 FUZZ = .venv/bin/python tests/fuzzing/decoding.py -max_len=4096
 
 .PHONY: help chat serve test check faults soak fuzz proto docs setup setup-dev clean

