@@ -1,6 +1,6 @@
 """Which tests go to the same process where several test side by side: `--numprocesses 2`.
 
-One has all that need the real engine, which is there once, and then those that fork a terminal,
+One has all that need the tests' one engine, and then those that fork a terminal,
 which must come before the clients of that process; one has those of the Ray cluster; else each has
 whole files.
 """

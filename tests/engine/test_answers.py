@@ -51,7 +51,7 @@ async def test_deltas_add_up_to_the_unary_answer(llm: AsyncClient, prompt: str) 
 
 
 async def test_32_streams_at_once_equal_their_solo_answers(llm: AsyncClient) -> None:
-    """In float32, greedy answers do not depend on the rest of the batch: ten are asked again."""
+    """In float32, greedy answers do not depend on the rest of the batch: a third is asked again."""
     prompts = [f"{PROMPTS[i % 5]} ({i})" for i in range(32)]
 
     async def streamed(prompt: str) -> str:
@@ -59,9 +59,10 @@ async def test_32_streams_at_once_equal_their_solo_answers(llm: AsyncClient) -> 
             return (await stream.wait()).text
 
     together = await asyncio.gather(*map(streamed, prompts))
-    alone = [(await llm.chat(prompt, max_tokens=12)).text for prompt in prompts[:10]]
+    alone = [(await llm.chat(prompt, max_tokens=12)).text for prompt in prompts[::3]]
 
-    assert together[:10] == alone
+    assert all(together)
+    assert together[::3] == alone
 
 
 async def test_a_stop_word_is_cut_exactly(llm: AsyncClient) -> None:

@@ -75,8 +75,7 @@ def test_three_nodes_answer_as_one_does(tmp_path: Path) -> None:
         for rank in range(1, NODES):
             nodes.enter_context(headless(rank, port, tmp_path))
         with launched("--engine=vllm", *flags(0, port)) as server:
-            target = server.logs("serving ").rpartition(" on ")[2].split()[0]
-            with Client(target, temperature=0) as client:
+            with Client(server.target, temperature=0) as client:
                 answer = client.chat("What is the capital of France?", timeout=120)
             server.signal(signal.SIGTERM)
             status, _ = server.ends()

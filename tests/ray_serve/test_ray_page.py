@@ -91,6 +91,6 @@ def test_a_size_that_is_none_is_named(config: Any) -> None:
         ({"token_file": "tokens.yaml", "open_reflection": True}, True),
     ],
 )
-def test_reflection_is_off_where_tokens_are_asked_for(flags: dict[str, Any], on: bool) -> None:
+def test_reflection_is_asked_for_where_no_tokens_are(flags: dict[str, Any], on: bool) -> None:
     """Unless the operator opens it."""
     assert module("application").reflects(Settings(**flags)) == on

@@ -12,7 +12,7 @@ async def ask_all(method: str, *arguments: Any) -> list[Any]:
     """Call a method of each that runs and does not leave, itself included.
 
     Return what they answered, but for those who failed. Raises TimeoutError where one does not
-    answer in time.
+    answer in time, and DeploymentUnavailableError where none runs.
     """
     own = serve.get_replica_context()
     # In a thread, because it asks Serve's controller whether there are any.

@@ -51,7 +51,7 @@ log = logging.getLogger("talkwire")
 Given: TypeAlias = RayServegRPCContext
 Requests: TypeAlias = gRPCInputStream[bytes]
 
-CLOSING = 2.0  # seconds for the last spans, when the engine has died
+CLOSING = 2.0  # seconds for the last spans
 
 _RPCS = {method.name: method for service in SERVICES for method in service.methods}
 
@@ -65,7 +65,8 @@ class Replica:
     It ends with its engine, and Serve starts another.
     """
 
-    _engine: Engine | None = None  # as long as it has not loaded
+    _engine: Engine | None = None  # as long as it has not loaded, as is the next
+    _journal: Journal | None = None
     _ending: asyncio.Task[NoReturn] | None = None
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -84,8 +85,8 @@ class Replica:
         self._gate = ReplicaGate(Bounds.of(engine.capacity, settings), settings)
         self._admission = Admission(engine, settings, self._gate)
         self._open_calls = OpenCalls(settings.slow_reader_timeout)
-        self._journal = Journal([*readers(settings)])
-        self._chat = ChatService(engine, self._admission, self._open_calls, self._journal)
+        self._journal = journal = Journal([*readers(settings)])
+        self._chat = ChatService(engine, self._admission, self._open_calls, journal)
         self._models = ModelService(engine)
         self._health = Health([service.full_name for service in SERVICES])
         self._metrics = metrics_port(settings, self._admission.look)
@@ -101,22 +102,28 @@ class Replica:
         self._ending = asyncio.create_task(self._end_with(engine))
 
     async def __del__(self) -> None:
-        """End the engine: what Serve awaits, once, when no call runs any more."""
+        """End the engine: what Serve awaits, once, when no call runs any more; then it kills."""
         engine, self._engine = self._engine, None
         if self._ending:
             self._ending.cancel()
         if engine:
             await engine.stop()
+        await self._close_journal()
 
     async def _end_with(self, engine: Engine) -> NoReturn:
         log.error("the engine died: %s", await engine.failed())
         self._admission.reload()
         self._health.set(NOT_SERVING)
         await self._open_calls.cut(EngineDead())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.to_thread(self._journal.close), CLOSING)
+        await self._close_journal()
         kill_children()
         os._exit(1)  # at once; Serve would first ask several times whether it is healthy
+
+    async def _close_journal(self) -> None:
+        journal, self._journal = self._journal, None
+        if journal:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(journal.close), CLOSING)
 
     async def abort_here(self, call_id: str, caller: Caller) -> bool:
         """End a call of this replica; other replicas ask."""
