@@ -14,13 +14,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from credentials import TokenFile
 from fault_table import Table
 from ray_cluster import RayCluster
 from support import trailers
 from talkwire import AsyncClient, InvalidRequest, Overloaded, Timeout, Unauthenticated
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_proto.v1.chat_pb2_grpc import ChatServiceStub
-from talkwire_server.security.tokens import make
 from terminal import TALKWIRE
 
 pytestmark = pytest.mark.timeout(300)
@@ -212,9 +212,9 @@ async def test_every_cancel_reaches_the_engine(deployed: Any, table: Table) -> N
 
 async def test_bounds_tokens_and_gpus(cluster: RayCluster, tmp_path: Path, table: Table) -> None:
     """A replica has its GPU, asks for tokens, and refuses what is too much, with pushback."""
-    token, digest = make()
-    (file := tmp_path / "tokens.yaml").write_text(f"- {{name: ada, sha256: {digest}}}\n")
-    small = {"max_running_requests": 2, "max_queued_requests": 2, "token_file": str(file)}
+    tokens = TokenFile(tmp_path / "tokens.yaml")
+    token = tokens.add("ada")
+    small = {"max_running_requests": 2, "max_queued_requests": 2, "token_file": str(tokens.path)}
     with cluster.deployed("small", echo_delay=0.02, **small, ray={"num_gpus": 1}) as there:
         assert cluster.tell("gpus") == 3
         async with AsyncClient(cluster.target, metadata=there) as client:
