@@ -1,5 +1,6 @@
 """Fixtures: real servers in this process, and both clients."""
 
+import os
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
@@ -15,6 +16,10 @@ from talkwire_server.echo import EchoEngine
 from talkwire_server.settings import Settings
 
 pytest_plugins = ["abreast", "fault_table"]
+
+# The threads of an engine wait for one another in each layer: two take four times as long as one
+# while other tests compute, and four fifths of it while none do.
+os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,12 +89,8 @@ async def vllm() -> AsyncIterator[RunningServer]:
     """A server on vLLM with the embedded model."""
     if find_spec("vllm") is None:
         pytest.skip("needs talkwire[cpu] or talkwire[gpu]")
-    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's own, here and in the process that it forks
-        # Its threads wait for one another in each layer: two take four times as long as one while
-        # other tests compute, and four fifths of it while none do.
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         settings = Settings(
             engine_args=FLAGS,
             tool_call_parser="hermes",

@@ -182,8 +182,8 @@ async def test_a_deadline_stops_the_engine(kind: str) -> None:
     async with twins() as (servers, proxy), calling(kind, proxy.target) as caller:
 
         async def late() -> talkwire.Error:
-            async with caller.stream(LONG, timeout=1) as stream:
-                with pytest.raises(talkwire.Timeout) as caught:
+            with pytest.raises(talkwire.Timeout) as caught:
+                async with caller.stream(LONG, timeout=1) as stream:
                     await stream.wait()
             return caught.value
 

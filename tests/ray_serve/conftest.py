@@ -16,6 +16,7 @@ class Deployed:
         self.target = cluster.target
         self.cluster = cluster
         self.name = name
+        self.metadata = {"application": name}  # proxies may still know of one that was deleted
 
     def deploy(self) -> None:
         """Deploy it, maybe anew: two replicas, one on each node, that take 20 ms a word."""

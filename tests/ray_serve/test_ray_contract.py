@@ -36,7 +36,8 @@ def slow_echo(deployed: Any) -> Any:
 @pytest.fixture
 async def client(kind: str, deployed: Any) -> AsyncIterator[Any]:
     """Either client. A session keeps it at one replica: the contract is that of one server."""
-    async with calling(kind, deployed.target, metadata={"session_id": "contract"}) as caller:
+    metadata = {**deployed.metadata, "session_id": "contract"}
+    async with calling(kind, deployed.target, metadata=metadata) as caller:
         yield caller
 
 

@@ -116,10 +116,11 @@ async def replica_of(client: AsyncClient) -> str:
 async def test_streams_spread_and_sessions_stay(deployed: Any) -> None:
     """Calls without a session go to both nodes' replicas; all of a session to one."""
     sessions: dict[str, set[str]] = {}
-    async with AsyncClient(deployed.target) as client:
+    async with AsyncClient(deployed.target, metadata=deployed.metadata) as client:
         anyone = Counter(await asyncio.gather(*(replica_of(client) for _ in range(24))))
     for session in map(str, range(16)):
-        async with AsyncClient(deployed.target, metadata={"session_id": session}) as client:
+        metadata = {**deployed.metadata, "session_id": session}
+        async with AsyncClient(deployed.target, metadata=metadata) as client:
             sessions[session] = {await replica_of(client) for _ in range(4)}
 
     assert sorted(anyone.values()) == [12, 12]
@@ -129,7 +130,7 @@ async def test_streams_spread_and_sessions_stay(deployed: Any) -> None:
 
 async def test_an_abort_finds_a_call_at_any_replica(deployed: Any) -> None:
     """However HAProxy chooses, the answer ends where it is, with its usage."""
-    async with AsyncClient(deployed.target) as client:
+    async with AsyncClient(deployed.target, metadata=deployed.metadata) as client:
         for _ in range(2):  # by turns they come to either
             async with client.stream(LONG) as stream:
                 await anext(stream)
@@ -143,19 +144,22 @@ async def test_an_abort_finds_a_call_at_any_replica(deployed: Any) -> None:
 
 async def test_metadata_and_health_are_those_of_a_server(deployed: Any) -> None:
     """The request's id comes before the answer; health knows services, and pushes."""
+    there = [*deployed.metadata.items()]
     async with grpc.aio.insecure_channel(deployed.target) as channel:
-        call = ChatServiceStub(channel).ChatStream(pb.ChatRequest(query="hi", request_id="mine"))
+        request = pb.ChatRequest(query="hi", request_id="mine")
+        call = ChatServiceStub(channel).ChatStream(request, metadata=there)
         assert dict(await call.initial_metadata())["x-request-id"] == "mine"
         call.cancel()
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "talkwire.v1.ChatService"):
             asked = health_pb2.HealthCheckRequest(service=service)
-            assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
-            watch = health.Watch(asked)
+            answer = await health.Check(asked, metadata=there)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            watch = health.Watch(asked, metadata=there)
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
             watch.cancel()
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
-            await health.Check(health_pb2.HealthCheckRequest(service="else"))
+            await health.Check(health_pb2.HealthCheckRequest(service="else"), metadata=there)
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -163,7 +167,7 @@ KILLED = """
 import sys
 from threading import Thread
 from talkwire import Client
-client = Client(sys.argv[1])
+client = Client(sys.argv[1], metadata={"application": sys.argv[3]})
 def stream():
     with client.stream(sys.argv[2]) as chunks:
         for chunk in chunks:
@@ -192,12 +196,12 @@ async def test_every_cancel_reaches_the_engine(deployed: Any, table: Table) -> N
             await client.chat(LONG, timeout=0.5)
 
     for way in (leave, pass_deadline):
-        async with AsyncClient(deployed.target) as client:
+        async with AsyncClient(deployed.target, metadata=deployed.metadata) as client:
             await asyncio.gather(*(way(client) for _ in range(STREAMS)))
             seconds = await idle(deployed, monotonic())
         table.add("cancels on Ray", way.__name__, STREAMS, 0, f"engines idle {seconds:.2f} s later")
 
-    command = [sys.executable, "-c", KILLED, deployed.target, LONG]
+    command = [sys.executable, "-c", KILLED, deployed.target, LONG, deployed.name]
     killed = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
     while await asyncio.to_thread(lambda: deployed.unfinished) < STREAMS:  # noqa: ASYNC110
         await asyncio.sleep(0.1)

@@ -31,7 +31,7 @@ BY_DEFAULT = 100  # calls of a connection, as HAProxy is configured by Serve
 async def test_a_request_id_is_one_replicas(deployed: Any) -> None:
     """Two replicas may run the same at once, where one would refuse the second."""
     async with (
-        AsyncClient(deployed.target) as client,
+        AsyncClient(deployed.target, metadata=deployed.metadata) as client,
         client.stream(LONG, request_id="twice") as one,
         client.stream(LONG, request_id="twice") as other,
     ):
@@ -66,7 +66,7 @@ async def test_callers_without_a_token_are_one(cluster: RayCluster) -> None:
 async def one_more_waits(deployed: Any) -> bool:
     """Whether a call waits whose connection has a hundred, and not that of another one."""
     asked = health_pb2.HealthCheckRequest()
-    there, own = [("application", deployed.name)], [("grpc.use_local_subchannel_pool", 1)]
+    there, own = [*deployed.metadata.items()], [("grpc.use_local_subchannel_pool", 1)]
     async with (
         grpc.aio.insecure_channel(deployed.target) as channel,
         grpc.aio.insecure_channel(deployed.target, own) as beside,

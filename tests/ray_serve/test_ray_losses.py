@@ -52,7 +52,7 @@ async def disturbed(
 ) -> tuple[Counter[tuple[bool, int]], Counter[str]]:
     """Disturb an application amid streams; return how those ended, and calls made meanwhile."""
     begun: list[str] = []
-    options["metadata"] = {"application": deployed.name}
+    options["metadata"] = deployed.metadata
     async with (
         AsyncClient(deployed.target, **options) as one,
         AsyncClient(deployed.target, **options) as other,  # what is shared goes by turns, too
