@@ -1,7 +1,8 @@
 """How soon the engine is rid of an answer whose reader leaves, while others are being generated.
 
-    python benchmarks/cancels.py [--model tiny|embedded|DIR|echo] [--running 256] [--cancels 100]
-                                 [--out FILE] [-- ENGINE FLAGS]    (needs talkwire[bench] and vLLM)
+    python benchmarks/cancels.py [--model tiny|steps|embedded|DIR|echo] [--running 256]
+                                 [--cancels 100] [--out FILE] [-- ENGINE FLAGS]
+                                                         (needs talkwire[bench] and vLLM)
 
 Client processes read --running answers to their ends, which are checked; beside them one answer
 after another is begun and left. Of those that were left before the first of the others ended
@@ -133,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="tiny", help="tiny, embedded, echo or a folder")
+    parser.add_argument("--model", default="tiny", help="tiny, steps, embedded, echo or a folder")
     parser.add_argument("--running", type=int, default=256, help="answers (%(default)s)")
     parser.add_argument("--cancels", type=int, default=100, help="of others (%(default)s)")
     parser.add_argument("--tokens", type=int, default=1500, help="of each answer (%(default)s)")

@@ -1,6 +1,6 @@
 """vLLM through several servers: the same chats, one server at a time, against the bare engine.
 
-    python benchmarks/engines.py [--model tiny|embedded|DIR] [--levels 1,8,32] [--frontends 4]
+    python benchmarks/engines.py [--model tiny|steps|embedded|DIR] [--levels 1,8,32] [--frontends 4]
                                  [--out FILE] [-- ENGINE FLAGS]
                                             (needs talkwire[bench] and vLLM; all flags: --help)
 
@@ -63,7 +63,9 @@ def contenders(chats: Chats, flags: Sequence[str], frontends: int) -> dict[str, 
 def main() -> None:
     """Measure."""
     parser = options.parser(__doc__, ["raw", "talkwire", "openai", "vllm-grpc"], "1,8,32,64")
-    parser.add_argument("--model", default="tiny", help="tiny, embedded or a folder (%(default)s)")
+    parser.add_argument(
+        "--model", default="tiny", help="tiny, steps, embedded or a folder (%(default)s)"
+    )
     parser.add_argument("engine_flags", nargs="*", help="vLLM's, after --", metavar="FLAG")
     flags = parser.parse_args()
     if find_spec("smg_grpc_servicer") is None and "vllm-grpc" in flags.servers:

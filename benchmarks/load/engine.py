@@ -29,7 +29,8 @@ class EngineSetup:
     """What there is to say to vLLM; sets the environment of this process and its children.
 
     Args:
-        name: `tiny`, `half-b`, `embedded`, or a model's folder.
+        name: `tiny`, `half-b`, `embedded`, or a model's folder; or `steps`: `tiny`, but its steps
+            compute nothing (`load.steps`).
         streams: How many answers it shall generate at once.
         given: Flags that go last, and win.
         temporary: A folder for a model that is made.
@@ -44,6 +45,7 @@ class EngineSetup:
     def __init__(self, name: str, streams: int, given: Sequence[str], temporary: Path) -> None:
         _, self.exact = installed()  # in float32 on a CPU
         os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if self.exact else {}))
+        steps, name = name == "steps", "tiny" if name == "steps" else name
         if name == "embedded":
             self.folder = model.prepare()
         else:
@@ -57,4 +59,7 @@ class EngineSetup:
         ]
         if not [*self.folder.glob("*.safetensors")]:
             self.flags.append("--load-format=dummy")
+        if steps:
+            os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # for `load`
+            given = ["--worker-cls=load.steps.Worker", "--max-num-batched-tokens=8192", *given]
         self.flags += [*(CPU_FLAGS if self.exact else ()), *given]

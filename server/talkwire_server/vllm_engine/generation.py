@@ -5,17 +5,17 @@ what there is in the very step that made it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from talkwire_server.engine import Call, Delta, Sink
 from talkwire_server.vllm_engine.adapters import Adapters
 from talkwire_server.vllm_engine.failures import generating
+from talkwire_server.vllm_engine.gathering import Gathering, Take
 from talkwire_server.vllm_engine.job import Job, Jobs
 from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.unbegun import unless_ended
@@ -48,6 +48,7 @@ class Generation:
         self._jobs = jobs
         self._adapters = adapters
         self._vocabulary = vocabulary
+        self._gathering = Gathering(llm.output_processor.request_states)
         self._traces: bool = llm.observability_config.otlp_traces_endpoint is not None
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
@@ -56,8 +57,8 @@ class Generation:
             for delta in begun.told:
                 yield delta
             if begun.job and begun.deltas:
-                take, finished = begun.deltas.take, False
-                async with self._collect(call, begun.job) as collector:
+                finished = False
+                async with self._collect(call, begun.job, begun.deltas) as (collector, take):
                     while not finished:
                         output = collector.get_nowait() or await collector.get()
                         for delta in take(output):
@@ -70,9 +71,9 @@ class Generation:
             for delta in begun.told:
                 sink.give(delta)
             if begun.job and begun.deltas:
-                async with self._collect(call, begun.job) as collector:
+                async with self._collect(call, begun.job, begun.deltas) as (collector, take):
                     try:
-                        await _Feeding(collector, begun.deltas.take, sink).ended
+                        await _Feeding(collector, take, sink).ended
                     finally:
                         collector.ready = asyncio.Event()  # else both keep each other
 
@@ -102,12 +103,17 @@ class Generation:
                 call.used = deltas.used or call.used
 
     @asynccontextmanager
-    async def _collect(self, call: Call, job: Job) -> AsyncIterator[RequestOutputCollector]:
-        """Have vLLM work on a job for the length of the block; yield where its outputs come."""
+    async def _collect(
+        self, call: Call, job: Job, deltas: Deltas
+    ) -> AsyncIterator[tuple[RequestOutputCollector, Take]]:
+        """Have vLLM work on a job for the block; yield where outputs come, and what takes them."""
         ending: list[asyncio.Task[None]] = []
         call.on_end(lambda: ending.append(asyncio.create_task(self._end(call))))
         try:
-            yield await self._llm.add_request(call.id, job.prompt, job.sampling, **job.options)
+            collector = await self._llm.add_request(
+                call.id, job.prompt, job.sampling, **job.options
+            )
+            yield collector, self._gathering.of(collector.request_id, deltas.take)
         finally:
             call.on_end(lambda: None)  # an end that comes later would stop the id's next request
             for task in ending:
@@ -134,7 +140,7 @@ class _Feeding:
     def __init__(
         self,
         collector: RequestOutputCollector,
-        take: Callable[[RequestOutput], Sequence[Delta]],
+        take: Take,
         sink: Sink,
     ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
