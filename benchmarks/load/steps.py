@@ -48,7 +48,7 @@ class Worker(CPUWorker):  # type: ignore[misc]  # it has no types
             self._prompt[name] = max(0, self._prompt[name] - read)
             said[name] = []
             if not self._prompt[name]:
-                self._last[name] = self._next[self._last[name]]
+                self._last[name] = self._next.get(self._last[name], 0)
                 said[name].append(self._last[name])
         sleep(max(0, begin + STEP + EACH * len(said) - monotonic()))
         numbers = {name: number for number, name in enumerate(said)}
