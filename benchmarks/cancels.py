@@ -8,8 +8,9 @@ Client processes read --running answers to their ends, which are checked; beside
 after another is begun and left. Of those that were left before the first of the others ended
 (`left`) milliseconds are counted from then on to two events: the frontend has aborted the request,
 and the engine says after a step that it runs one less. The second is late by up to a step, whose
-median length is `step`; `said` is how often it came before the next one was begun. Where it did
-not, the time until then is counted: it took at least that.
+length is `step`, the median of what the readers' answers took for a token; `said` is how often it
+came before the next one was begun. Where it did not, the time until then is counted: it took at
+least that.
 """
 
 import argparse
@@ -117,8 +118,8 @@ def run(
                 options = dict(kind.options)
                 replies, left = asyncio.run(load_and_leave(clients, port, flags, options))
             expected.check(replies)
-            gaps = sorted(b - a for reply in replies for a, b in pairwise(reply.at))
-            found[way] = {"left": len(left), "step_p50": 1000 * percentile(gaps, 50)}
+            steps = sorted((reply.at[-1] - reply.at[0]) / (reply.tokens - 1) for reply in replies)
+            found[way] = {"left": len(left), "step_p50": 1000 * percentile(steps, 50)}
             leaves[way] = left
     seen = json.loads(file.read_text())
     for way, left in leaves.items():

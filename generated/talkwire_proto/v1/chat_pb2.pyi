@@ -320,7 +320,9 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def chunking(self) -> Global___Chunking:
-        """How a stream is cut into messages. Default: every increment as soon as it is there."""
+        """How a stream is cut into messages. Default: every increment as soon as it is there, and up to
+        eight tokens in one where very many come.
+        """
 
     @_builtins.property
     def engine_options(self) -> _struct_pb2.Struct:
