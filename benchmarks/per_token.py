@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 REPLAY = """
 import asyncio, json, time
 from functools import partial
+from types import SimpleNamespace
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server import vllm_engine
 from talkwire_server.engine import Call
@@ -40,10 +41,12 @@ def outputs():
         yield RequestOutput("id", None, [], None, [part], finished=bool(end))
 
 class Collector:
+    request_id = "id"
     def __init__(self):
         self.get_nowait = partial(next, outputs())
 
 class Replay:
+    output_processor = SimpleNamespace(request_states={})  # no state: one by one
     renderer = renderer_from_config(engine._config)
     observability_config = engine._config.observability_config
     async def get_supported_tasks(self):

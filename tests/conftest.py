@@ -15,6 +15,7 @@ from talkwire_server import vllm_engine
 from talkwire_server.echo import EchoEngine
 from talkwire_server.settings import Settings
 
+pytest.register_assert_rewrite("kinds")
 pytest_plugins = ["abreast", "fault_table"]
 
 # The threads of an engine wait for one another in each layer: two take four times as long as one

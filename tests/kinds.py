@@ -39,6 +39,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "include": {"logprobs": 0, "token_ids": True, "prompt_logprobs": 1},
         "sampling": {"temperature": 1, "top_k": 1, "stop": ["never said", "of"]},
     },
+    "all of one": {
+        "include": {"logprobs": 0, "token_ids": True, "prompt_logprobs": 1},
+        "sampling": {"stop": ["never said", "of", "zzzz"]},
+    },
     "form": {"output_format": {"json_schema": json.dumps(SCHEMA)}},
     "forced call": {
         "tools": TOOLS,
@@ -59,6 +63,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "sampling": {"temperature": 1, "top_k": 1, "max_tokens": 80},
     },
     "continuation": {"continuation": {"token_ids": TOKENS}, "include": {"token_ids": True}},
+    "continuation that stops": {
+        "continuation": {"token_ids": TOKENS},
+        "include": {"token_ids": True, "logprobs": 1},
+        "sampling": {"stop": ["never said", "and"]},
+    },
     "few characters": {"chunking": {"min_chars": 20}, "include": {"token_ids": True}},
     "little time": {"chunking": {"max_delay": {"nanos": 50_000_000}}},
     "one token": {"sampling": {"max_tokens": 1}},
@@ -99,8 +108,8 @@ def logprobs(answer: pb.ChatResponse | str) -> list[float]:
     return [float(found.split()[1]) for found in LOGPROB.findall(str(answer))]
 
 
-def assert_same(answers: Sequence[Any], others: Sequence[Any]) -> None:
+def assert_same(ones: Sequence[Any], others: Sequence[Any]) -> None:
     """Compare answers, or errors; log-probabilities differ in what rounding makes of them."""
-    for one, other in zip(answers, others, strict=True):
+    for one, other in zip(ones, others, strict=True):
         assert LOGPROB.split(str(other)) == LOGPROB.split(str(one))
         assert logprobs(other) == pytest.approx(logprobs(one), abs=1e-4)

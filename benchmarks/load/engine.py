@@ -1,6 +1,7 @@
 """How vLLM's engine is run, the same for each server: its model, flags and environment."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +61,9 @@ class EngineSetup:
         if not [*self.folder.glob("*.safetensors")]:
             self.flags.append("--load-format=dummy")
         if steps:
-            os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # for `load`
+            if not self.exact:
+                sys.exit("steps are those of vLLM's CPU build")
+            path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # for `load`
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
             given = ["--worker-cls=load.steps.Worker", "--max-num-batched-tokens=8192", *given]
         self.flags += [*(CPU_FLAGS if self.exact else ()), *given]

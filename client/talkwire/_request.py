@@ -110,7 +110,8 @@ class ChatOptions(SamplingOptions, total=False):
             ones. Exact with token ids, which `include={"token_ids": True}` brings, and which are
             then asked for again. Of token ids or a `pb.Continuation` only the rest is answered.
             None, and what is empty, begin anew.
-        chunking: Have fewer, larger chunks, which cost less, not each as soon as it is there.
+        chunking: Have fewer, larger chunks. Unset: each as soon as it is there, but several tokens
+            in one where very many come.
         engine_options: The engine's own, where the server's operator allows them.
     """
 

@@ -1,6 +1,10 @@
 """Where tokens come fast, an answer's come several at a time, and none is lost or said twice."""
 
+import asyncio
+from importlib import import_module
 from itertools import chain
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,8 +12,6 @@ import pytest
 from kinds import KINDS, answers, asked, assert_same
 from support import RunningServer, calling
 from talkwire import AsyncClient
-from talkwire_server.vllm_engine import gathering
-from talkwire_server.vllm_engine.gathering import MOST, Gathering
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -17,23 +19,16 @@ LONG: dict[str, Any] = {"ignore_eos": True, "include": {"token_ids": True}}
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any engine is fast, if one message a second is many."""
-    monkeypatch.setattr(gathering, "MESSAGES", 1)
+def gathering(vllm: RunningServer) -> Any:
+    """The module: only now, for it imports vLLM."""
+    return import_module("talkwire_server.vllm_engine.gathering")
 
 
-@pytest.mark.parametrize("kind", ["async", "async multiplexed"])
-async def test_answers_are_equal(
-    llm: AsyncClient, vllm: RunningServer, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Text, tokens, probabilities, calls, ends, usage and refusals, of 32 at once."""
-    requests = [asked(kind, number) for number in (1, 2) for kind in KINDS]
-    one_by_one = await answers(llm, requests)
-    monkeypatch.setattr(gathering, "MESSAGES", 1)
-    async with calling(kind, vllm.target) as caller:
-        gathered = await answers(caller.client, requests)
-
-    assert_same(one_by_one, gathered)
+@pytest.fixture
+def fast(gathering: Any, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Any engine is fast, if few tokens are many; until this is undone."""
+    monkeypatch.setattr(gathering, "ALONE", 0.01)
+    return monkeypatch
 
 
 async def tokens(llm: AsyncClient, **options: Any) -> list[list[int]]:
@@ -42,58 +37,113 @@ async def tokens(llm: AsyncClient, **options: Any) -> list[list[int]]:
         return [list(chunk.token_ids) async for chunk in stream]
 
 
-async def test_the_first_goes_alone(llm: AsyncClient, fast: None) -> None:
+@pytest.mark.parametrize("kind", ["async", "async multiplexed"])
+async def test_answers_are_equal(
+    llm: AsyncClient, vllm: RunningServer, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Text, tokens, probabilities, calls, ends, usage and refusals, of many at once."""
+    requests = [asked(kind, number) for number in (1, 2) for kind in KINDS]
+    one_by_one = await answers(llm, requests)
+    request.getfixturevalue("fast")
+    async with calling(kind, vllm.target, temperature=0) as caller:
+        await tokens(caller.client, max_tokens=20)  # till it is known how many come
+        gathered = await answers(caller.client, requests)
+        sizes = [*map(len, await tokens(caller.client, max_tokens=40))]
+
+    assert_same(one_by_one, gathered)
+    assert sum(sizes) == 40
+    assert len(sizes) < 10
+
+
+async def test_the_first_goes_alone(llm: AsyncClient, gathering: Any, fast: object) -> None:
     """Then as many go together as may."""
     sizes = [*map(len, await tokens(llm, max_tokens=100))]
 
     assert sizes[0] == 1
-    assert max(sizes) == MOST
+    assert max(sizes) == gathering.MOST
     assert sum(sizes) == 100
 
 
 async def test_an_answer_that_is_alone_again(
-    llm: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    llm: AsyncClient, gathering: Any, fast: pytest.MonkeyPatch
 ) -> None:
-    """From many at a time to few: none that waits is forgotten."""
-    whole = await tokens(llm, max_tokens=100)
-    monkeypatch.setattr(gathering, "MESSAGES", 1)
+    """From many at a time back to one: none that waits is forgotten."""
     found = list[list[int]]()
     async with llm.stream("Tell me a story.", **LONG, max_tokens=100) as stream:
         async for chunk in stream:
             found.append(list(chunk.token_ids))
-            if len(found[-1]) == MOST:
-                monkeypatch.undo()
+            if len(found[-1]) == gathering.MOST:
+                fast.undo()
 
-    assert {*map(len, whole)} == {1}
-    assert [*chain(*found)] == [*chain(*whole)]
-    assert [*map(len, found)].count(2) > 10
-
-
-async def test_an_abort_brings_what_was_gathered(llm: AsyncClient, fast: None) -> None:
-    """The answer has all tokens that it is told to have cost."""
-    async with llm.stream("Tell me a story.", **LONG, max_tokens=1000) as stream:
-        async for chunk in stream:
-            if len(chunk.token_ids) == MOST:
-                break
-        assert await llm.abort(stream.id)
-        answer = await stream.wait()
-
-    assert answer.finish_reason == "aborted"
-    assert answer.usage.completion_tokens == len(answer.token_ids)
+    assert [*chain(*found)] == [*chain(*await tokens(llm, max_tokens=100))]
+    assert [*map(len, found[-10:])].count(1) > 5
 
 
-def test_few_tokens_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many come together follows how many come a second."""
+async def test_who_wants_few_characters_is_told_of_each_token(
+    llm: AsyncClient, fast: object
+) -> None:
+    """What a caller says of chunks goes first."""
+    sizes = [*map(len, await tokens(llm, max_tokens=40, chunking={"min_chars": 1}))]
+
+    assert sum(sizes) == 40
+    assert sizes.count(1) > 20  # what is one character or more, if nobody was late
+
+
+async def test_an_abort_brings_what_was_gathered(
+    llm: AsyncClient, gathering: Any, fast: pytest.MonkeyPatch
+) -> None:
+    """All that was generated till then, of which some waited."""
+    waited = list[int]()
+    whole = [*chain(*await tokens(llm, max_tokens=200))]
+    for part in (0.3, 0.5, 0.7):  # of the time between two chunks
+        async with llm.stream("Tell me a story.", **LONG, max_tokens=1000) as stream:
+            told, times = 0, [monotonic()]
+            async for chunk in stream:
+                told += len(chunk.token_ids)
+                times.append(monotonic())
+                if len(chunk.token_ids) == gathering.MOST:
+                    break
+            await asyncio.sleep((times[-1] - times[-2]) * part)
+            assert await llm.abort(stream.id)
+            answer = await stream.wait()
+        assert answer.finish_reason == "aborted"
+        assert answer.usage.completion_tokens == len(answer.token_ids)
+        assert list(answer.token_ids) == whole[: len(answer.token_ids)]
+        waited.append((len(answer.token_ids) - told) % gathering.MOST)
+
+    assert any(waited)
+
+
+def test_how_many_go_together_follows_how_many_come(
+    gathering: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as of all answers come in 0.2 ms; what the operator says is the least."""
     now = 0.0
     monkeypatch.setattr(gathering, "monotonic", lambda: now)
-    tokens = Gathering({})
+    begun = gathering.Gathering()
 
-    def interval(rate: float) -> int:
+    class State:
+        """What vLLM keeps of an answer of which nothing waits."""
+
+        detokenizer = SimpleNamespace(num_output_tokens=lambda: 1)
+        sent_tokens_offset = 1
+
+        def __init__(self, interval: int) -> None:
+            self.stream_interval = interval
+
+    own, operators = State(1), State(3)
+    for state in (own, operators):
+        begun.of(state, lambda _: ["a delta"])(None)
+
+    def intervals(rate: float) -> tuple[int, int]:
         nonlocal now
         for _ in range(20):
             now += 0.02
-            found = tokens.count(int(rate * 0.02))
-        return found
+            begun.record(None, SimpleNamespace(num_generation_tokens=rate * 0.02))
+        return own.stream_interval, operators.stream_interval
 
-    assert [interval(rate) for rate in (100, 5000, 10_000, 20_000, 10**6)] == [1, 1, 2, 4, MOST]
-    assert interval(0) == 1
+    assert intervals(4900) == (1, 3)
+    assert intervals(9900) == (2, 3)
+    assert intervals(19_900) == (4, 4)
+    assert intervals(10**6) == (gathering.MOST, gathering.MOST)
+    assert intervals(0) == (1, 3)

@@ -25,14 +25,14 @@ async def multiplexed(vllm: RunningServer) -> AsyncIterator[AsyncClient]:
 
 
 async def test_answers_are_equal(llm: AsyncClient, multiplexed: AsyncClient) -> None:
-    """Text, tokens, probabilities, calls, ends, usage and refusals, of 32 at once."""
+    """Text, tokens, probabilities, calls, ends, usage and refusals, of 36 at once."""
     requests = [asked(kind, number) for number in (1, 2) for kind in KINDS]
     own = await answers(llm, requests)
     shared = await answers(multiplexed, requests)
 
     assert_same(own, shared)
     by_kind: dict[str, Any] = dict(zip(KINDS, shared, strict=False))
-    assert len(requests) == 32
+    assert len(requests) == 36
     assert [kind for kind, answer in by_kind.items() if isinstance(answer, str)] == ["too long"]
     assert len(by_kind["two answers"].alternatives) == 1
     assert by_kind["details"].logprobs

@@ -320,8 +320,8 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def chunking(self) -> Global___Chunking:
-        """How a stream is cut into messages. Default: every increment as soon as it is there, and up to
-        eight tokens in one where very many come.
+        """How a stream is cut into messages. Default: every increment as soon as it is there, several
+        tokens in one where very many come.
         """
 
     @_builtins.property

@@ -31,6 +31,7 @@ from talkwire_server.vllm_engine.adapters import Adapters
 from talkwire_server.vllm_engine.config import capacity, default_sampling, input_modalities
 from talkwire_server.vllm_engine.constraints import Constraints
 from talkwire_server.vllm_engine.failures import generating
+from talkwire_server.vllm_engine.gathering import Gathering
 from talkwire_server.vllm_engine.generation import Generation
 from talkwire_server.vllm_engine.grammars.held import hold_grammars
 from talkwire_server.vllm_engine.grammars.trials import Trials
@@ -86,6 +87,7 @@ class VllmEngine:
         self._constraints = Constraints(self._trials)
         hold_grammars(config)
         self._pulse = Pulse()
+        self._gathering = Gathering()
         self._launches = 0
         self._gpus = gpus(config)
         self._sockets: TemporaryDirectory[str] | None = None
@@ -157,7 +159,7 @@ class VllmEngine:
                     AsyncLLM.from_vllm_config,
                     self._config,
                     usage_context=UsageContext.OPENAI_API_SERVER,
-                    stat_loggers=[self._pulse],
+                    stat_loggers=[self._pulse, self._gathering],
                 )
             )
         except BaseException as error:
@@ -196,6 +198,7 @@ class VllmEngine:
             Jobs(self._config, self._prompts, self._constraints),
             self._adapters,
             Vocabulary(llm.renderer.get_tokenizer()),
+            self._gathering,
         )
         await self._prompts.warmup()
         for model in self._bases:

@@ -1,66 +1,82 @@
 """How many tokens of an answer vLLM gathers before it tells of them: one, unless there are many.
 
 A token that comes alone costs the event loop more than what vLLM does for it: an output, a waking,
-a message. So the faster tokens come, the more of an answer's go together, and an answer's first
-always goes alone. This is vLLM's `stream_interval`, which a request may only fix as it begins: set
-here as the answer goes on. Knows `RequestState`, where vLLM keeps it.
+a message. So the faster tokens come, the more of an answer's go together. This is vLLM's
+`stream_interval`, which a request may only fix as it begins: set here as the answer goes on.
+Knows `RequestState`, where vLLM keeps it.
 """
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.output_processor import RequestState
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats
 
 from talkwire_server.engine import Delta
 
 Take: TypeAlias = Callable[[RequestOutput], Sequence[Delta]]
 
-MESSAGES: Final = 5000  # a second of one event loop, about: as many tokens and more go alone
-MOST: Final = 8  # tokens
+ALONE: Final = 5000  # tokens a second of one process that each may have a message of their own
+MOST: Final = 8  # tokens of an answer that go together
 _WINDOW: Final = 0.1  # seconds
 
 
-class Gathering:
-    """The tokens of all answers of one event loop."""
+class Gathering(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not read
+    """Counts the tokens of this process's answers, which vLLM logs after every step."""
 
-    def __init__(self, states: dict[str, RequestState]) -> None:
-        self._states = states
+    def __init__(self) -> None:
+        self._operators = WeakKeyDictionary[RequestState, int]()  # least, of answers that began
         self._interval = 1
         self._tokens = 0
         self._since = monotonic()
 
-    def count(self, tokens: int) -> int:
-        """Count tokens that came; return how many of an answer's shall come together."""
-        self._tokens += tokens
-        if (seconds := monotonic() - self._since) > _WINDOW:
-            self._interval = min(MOST, max(1, round(self._tokens / seconds / MESSAGES)))
-            self._tokens, self._since = 0, monotonic()
-        return self._interval
+    def __call__(self, *_config: object) -> "Gathering":
+        """Be the logger of whatever engine there is: vLLM asks for a factory."""
+        return self
 
-    def of(self, request_id: str, take: Take) -> Take:
-        """Make what takes the outputs of vLLM's request `request_id` take them gathered.
+    def log_engine_initialized(self) -> None:
+        """Need nothing at the start."""
 
-        Several answers to one request stay as they are, and so does one that comes whole.
+    def record(self, _scheduler: Any, stats: IterationStats | None, *_more: Any, **_: Any) -> None:
+        """Count a step's; once in a while have all answers follow."""
+        self._tokens += stats.num_generation_tokens if stats else 0
+        now = monotonic()
+        if (seconds := now - self._since) > _WINDOW:
+            self._interval = min(MOST, max(1, ceil(self._tokens / seconds / ALONE)))
+            self._tokens, self._since = 0, now
+            for state, least in self._operators.items():
+                _set(state, max(least, self._interval))
+
+    def of(self, state: RequestState | None, take: Take) -> Take:
+        """Make what takes a request's outputs have them gathered as soon as it told of one.
+
+        Several answers to one request have no state of their own, and stay as they are.
         """
-        state = self._states.get(request_id)
-        if state is None or state.output_kind == RequestOutputKind.FINAL_ONLY:
+        if state is None or not hasattr(state, "sent_tokens_offset"):  # vLLM's may change
             return take
-        least = state.stream_interval  # the operator's
+        begun = False
 
         def taken(output: RequestOutput) -> Sequence[Delta]:
-            interval = max(least, self.count(len(output.outputs[0].token_ids)))
-            if interval != state.stream_interval:
-                _set(state, interval)
-            return take(output)
+            nonlocal begun
+            deltas = take(output)
+            if deltas and not begun:
+                begun = True
+                self._operators[state] = state.stream_interval
+                _set(state, max(state.stream_interval, self._interval))
+            return deltas
 
         return taken
 
 
 def _set(state: RequestState, interval: int) -> None:
-    if state.stream_interval == 1:  # then vLLM does not keep count of what it told
-        assert state.detokenizer
-        state.sent_tokens_offset = state.detokenizer.num_output_tokens()
-    state.stream_interval = max(2, interval)  # at 1 it would forget those that wait
+    told = state.detokenizer.num_output_tokens()
+    if state.stream_interval == 1:  # vLLM tells of each, and keeps no count
+        state.sent_tokens_offset = told
+    elif interval == 1 and state.sent_tokens_offset < told:
+        interval = 2  # at 1 it would forget those that wait
+    state.stream_interval = interval

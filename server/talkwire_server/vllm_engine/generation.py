@@ -42,13 +42,18 @@ class Generation:
     """Has vLLM answer. See `talkwire_server.engine.Engine` for `stream` and `feed`."""
 
     def __init__(
-        self, llm: AsyncLLM, jobs: Jobs, adapters: Adapters, vocabulary: Vocabulary
+        self,
+        llm: AsyncLLM,
+        jobs: Jobs,
+        adapters: Adapters,
+        vocabulary: Vocabulary,
+        gathering: Gathering,
     ) -> None:
         self._llm = llm
         self._jobs = jobs
         self._adapters = adapters
         self._vocabulary = vocabulary
-        self._gathering = Gathering(llm.output_processor.request_states)
+        self._gathering = gathering
         self._traces: bool = llm.observability_config.otlp_traces_endpoint is not None
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta]:
@@ -113,7 +118,11 @@ class Generation:
             collector = await self._llm.add_request(
                 call.id, job.prompt, job.sampling, **job.options
             )
-            yield collector, self._gathering.of(collector.request_id, deltas.take)
+            if call.request.HasField("chunking"):  # the caller's wish goes first
+                yield collector, deltas.take
+            else:
+                state = self._llm.output_processor.request_states.get(collector.request_id)
+                yield collector, self._gathering.of(state, deltas.take)
         finally:
             call.on_end(lambda: None)  # an end that comes later would stop the id's next request
             for task in ending:
@@ -137,12 +146,7 @@ class _Feeding:
 
     """
 
-    def __init__(
-        self,
-        collector: RequestOutputCollector,
-        take: Take,
-        sink: Sink,
-    ) -> None:
+    def __init__(self, collector: RequestOutputCollector, take: Take, sink: Sink) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._collector = collector
         self._take = take
