@@ -87,15 +87,20 @@ def test_the_readme_compares_as_the_page_does() -> None:
 
 def test_the_speeds_of_the_comparison_are_those_of_the_results() -> None:
     """Each share of the bare engine's tokens is the one of the file that the page names."""
-    result = Result.read(RESULTS / "engines-h200.json")
-    shared = "talkwire multiplexed"
-    ways = ("talkwire", shared, f"{shared}, 4 frontends", "openai http")
+    own, shared = "talkwire", "talkwire multiplexed"
+    tables = {
+        "engines-h200": (own, shared, f"{shared}, 4 frontends", "openai http"),
+        "engines-steps-cpu": (own, shared, "openai http", "vllm --grpc"),
+    }
     rows = re.findall(r"^\| (\d+)((?: \| [\d.]+){4}) \|$", text("comparison.md"), re.MULTILINE)
+    told = [
+        (level, "".join(f" | {result.beside_raw(way, int(level))[0]}" for way in ways))
+        for name, ways in tables.items()
+        for result in [Result.read(RESULTS / f"{name}.json")]
+        for level in ("64", "256", "512")
+    ]
 
-    assert len(rows) == 3
-    for level, cells in rows:
-        told = [result.beside_raw(way, int(level))[0] for way in ways]
-        assert cells.split(" | ")[1:] == told
+    assert rows == told
 
 
 def test_what_the_readme_links_to_is_there() -> None:
