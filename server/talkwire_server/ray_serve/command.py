@@ -18,6 +18,7 @@ from talkwire_server.ray_serve.application import REPLICA, application, start
 from talkwire_server.ray_serve.config import Config, read
 
 _PATIENCE = 60.0  # seconds, once its replicas run, for HAProxy to find them
+_START = 900.0  # seconds for the first replica, where none runs before somebody asks
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,7 +74,7 @@ def _deploy(config: Config) -> str:
     target = f"{cluster.head()}:{settings.port}" if everywhere else settings.address(settings.port)
     try:
         with Client(target, metadata={"application": name}, tls=False) as client:
-            serves = client.ready(_PATIENCE)
+            serves = client.ready(_START if config.replicas.may_be_none else _PATIENCE)
     except ValueError as error:  # of the variables that clients read
         raise Complaint(f"it is deployed, and cannot be asked: {error}", FAILED) from None
     if not serves:
