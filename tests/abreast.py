@@ -1,8 +1,8 @@
 """Which tests go to the same process where several test side by side: `--numprocesses 2`.
 
-One has all that need the tests' one engine, and then those that fork a terminal,
-which must come before the clients of that process; one has those of the Ray cluster; else each has
-whole files.
+One has all that need the tests' one engine, the other begins with those that fork a terminal, which
+must come before the clients of that process. One has those of the Ray cluster; else each has whole
+files.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 TOGETHER = {
     "tests/engine/": "engine",
-    "tests/cli/": "engine",
+    "tests/cli/": "terminals",
     "tests/faults/test_endings.py": "engine",
     "tests/faults/test_replicas.py": "engine",
     "tests/ray_serve/": "ray",

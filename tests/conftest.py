@@ -24,8 +24,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the real engine's tests go first: it must fork before this process has a gRPC server."""
-    items.sort(key=lambda item: "engine" not in item.path.parts)
+    """Let those go first that fork: the real engine's tests, then terminals', before gRPC's."""
+    items.sort(key=lambda item: [part not in item.path.parts for part in ("engine", "cli")])
 
 
 @pytest.fixture(scope="session")

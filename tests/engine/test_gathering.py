@@ -60,7 +60,7 @@ async def test_the_first_goes_alone(llm: AsyncClient, gathering: Any, fast: obje
     sizes = [*map(len, await tokens(llm, max_tokens=100))]
 
     assert sizes[0] == 1
-    assert max(sizes) == gathering.MOST
+    assert max(sizes) >= gathering.MOST  # more, if somebody was late
     assert sum(sizes) == 100
 
 
@@ -72,7 +72,7 @@ async def test_an_answer_that_is_alone_again(
     async with llm.stream("Tell me a story.", **LONG, max_tokens=100) as stream:
         async for chunk in stream:
             found.append(list(chunk.token_ids))
-            if len(found[-1]) == gathering.MOST:
+            if len(found[-1]) >= gathering.MOST:
                 fast.undo()
 
     assert [*chain(*found)] == [*chain(*await tokens(llm, max_tokens=100))]
@@ -83,10 +83,14 @@ async def test_who_wants_few_characters_is_told_of_each_token(
     llm: AsyncClient, fast: object
 ) -> None:
     """What a caller says of chunks goes first."""
-    sizes = [*map(len, await tokens(llm, max_tokens=40, chunking={"min_chars": 1}))]
+    options: dict[str, Any] = {"max_tokens": 40}
+    await tokens(llm, max_tokens=20)  # till it is known how many come
+    sizes = [*map(len, await tokens(llm, **options, chunking={"min_chars": 1}))]
+    many = [*map(len, await tokens(llm, **options, chunking={"min_chars": 80}))]
 
-    assert sum(sizes) == 40
+    assert sum(sizes) == sum(many) == 40
     assert sizes.count(1) > 20  # what is one character or more, if nobody was late
+    assert len(many) < 8
 
 
 async def test_an_abort_brings_what_was_gathered(
@@ -101,7 +105,7 @@ async def test_an_abort_brings_what_was_gathered(
             async for chunk in stream:
                 told += len(chunk.token_ids)
                 times.append(monotonic())
-                if len(chunk.token_ids) == gathering.MOST:
+                if len(chunk.token_ids) >= gathering.MOST:
                     break
             await asyncio.sleep((times[-1] - times[-2]) * part)
             assert await llm.abort(stream.id)
@@ -123,17 +127,18 @@ def test_how_many_go_together_follows_how_many_come(
     begun = gathering.Gathering()
 
     class State:
-        """What vLLM keeps of an answer of which nothing waits."""
+        """What vLLM keeps of an answer."""
 
-        detokenizer = SimpleNamespace(num_output_tokens=lambda: 1)
         sent_tokens_offset = 1
 
         def __init__(self, interval: int) -> None:
             self.stream_interval = interval
+            self.detokenizer = SimpleNamespace(num_output_tokens=lambda: 1)
 
     own, operators = State(1), State(3)
-    for state in (own, operators):
-        begun.of(state, lambda _: ["a delta"])(None)
+    tells = [begun.of(state, lambda _: ["a delta"]) for state in (own, operators)]
+    for tell in tells:
+        tell(None)
 
     def intervals(rate: float) -> tuple[int, int]:
         nonlocal now
@@ -146,4 +151,8 @@ def test_how_many_go_together_follows_how_many_come(
     assert intervals(9900) == (2, 3)
     assert intervals(19_900) == (4, 4)
     assert intervals(10**6) == (gathering.MOST, gathering.MOST)
-    assert intervals(0) == (1, 3)
+    own.detokenizer = SimpleNamespace(num_output_tokens=lambda: 2)
+    assert intervals(0) == (2, 3)  # one waits, and is told with the next
+    own.sent_tokens_offset = 2
+    tells[0](None)
+    assert (own.stream_interval, intervals(0)) == (1, (1, 3))

@@ -68,9 +68,11 @@ def test_every_fault_of_a_file_is_named(cluster: RayCluster) -> None:
         assert fault in done.stderr
 
 
-def test_a_replica_that_cannot_start_says_why(cluster: RayCluster) -> None:
-    """The command fails, with the replica's own words."""
-    done = cluster.command("bad", token_file="/nowhere/tokens.yaml")
+@pytest.mark.parametrize("least", [1, 0])
+def test_a_replica_that_cannot_start_says_why(cluster: RayCluster, least: int) -> None:
+    """The command fails, with the replica's own words, also if it began when somebody asked."""
+    scaling = {"autoscaling_config": {"min_replicas": least, "max_replicas": 1}}
+    done = cluster.command("bad", token_file="/nowhere/tokens.yaml", ray=scaling)
     cluster.tell("delete", "bad")
 
     assert done.returncode == 1

@@ -18,6 +18,8 @@ from talkwire_server.ray_serve.application import REPLICA, application, start
 from talkwire_server.ray_serve.config import Config, read
 
 _PATIENCE = 60.0  # seconds, once its replicas run, for HAProxy to find them
+_POLL = 5.0
+_GIVEN_UP = {"UNHEALTHY", "DEPLOY_FAILED"}
 _START = 900.0  # seconds for the first replica, where none runs before somebody asks
 
 
@@ -64,19 +66,32 @@ def _deploy(config: Config) -> str:
         # Of HTTP; HAProxy forwards to no application without one.
         serve.run(application(config), name=name, route_prefix=f"/{name}")
     except RuntimeError:
-        told = serve.status().applications[name].deployments[REPLICA].message
-        cause = (
-            told.strip().rpartition("\n")[2].removeprefix(f"{StartError.__module__}.StartError: ")
-        )
-        raise Complaint(f"no replica started: {cause} (`serve status` says more)", FAILED) from None
+        raise _none_started(name) from None
     settings = config.settings
     everywhere = settings.host == "0.0.0.0"
     target = f"{cluster.head()}:{settings.port}" if everywhere else settings.address(settings.port)
     try:
         with Client(target, metadata={"application": name}, tls=False) as client:
-            serves = client.ready(_START if config.replicas.may_be_none else _PATIENCE)
+            serves = _serves(client, name, _START if config.replicas.may_be_none else _PATIENCE)
     except ValueError as error:  # of the variables that clients read
         raise Complaint(f"it is deployed, and cannot be asked: {error}", FAILED) from None
     if not serves:
         raise Complaint(f"{target} does not serve: did Serve run with other options?", FAILED)
     return target
+
+
+def _serves(client: Client, name: str, seconds: float) -> bool:
+    """Wait until it answers. Raises Complaint as soon as Serve gave its replicas up."""
+    end = monotonic() + seconds
+    while not client.ready(_POLL):
+        if serve.status().applications[name].deployments[REPLICA].status in _GIVEN_UP:
+            raise _none_started(name)
+        if monotonic() > end:
+            return False
+    return True
+
+
+def _none_started(name: str) -> Complaint:
+    told = serve.status().applications[name].deployments[REPLICA].message
+    cause = told.strip().rpartition("\n")[2].removeprefix(f"{StartError.__module__}.StartError: ")
+    return Complaint(f"no replica started: {cause} (`serve status` says more)", FAILED)

@@ -21,8 +21,9 @@ from talkwire_server.engine import Delta
 
 Take: TypeAlias = Callable[[RequestOutput], Sequence[Delta]]
 
-ALONE: Final = 5000  # tokens a second of one process that each may have a message of their own
+ALONE: Final = 5000  # tokens a second of a process, unary answers' too, that may come one by one
 MOST: Final = 8  # tokens of an answer that go together
+FINE: Final = 4 * MOST  # characters, about, that are no more than they
 _WINDOW: Final = 0.1  # seconds
 
 
@@ -59,15 +60,12 @@ class Gathering(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not r
         """
         if state is None or not hasattr(state, "sent_tokens_offset"):  # vLLM's may change
             return take
-        begun = False
 
         def taken(output: RequestOutput) -> Sequence[Delta]:
-            nonlocal begun
-            deltas = take(output)
-            if deltas and not begun:
-                begun = True
-                self._operators[state] = state.stream_interval
-                _set(state, max(state.stream_interval, self._interval))
+            if deltas := take(output):
+                least = self._operators.setdefault(state, state.stream_interval)
+                if state.stream_interval != (interval := max(least, self._interval)):
+                    _set(state, interval)  # also back to 1, as nothing waits now
             return deltas
 
         return taken

@@ -15,7 +15,7 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from talkwire_server.engine import Call, Delta, Sink
 from talkwire_server.vllm_engine.adapters import Adapters
 from talkwire_server.vllm_engine.failures import generating
-from talkwire_server.vllm_engine.gathering import Gathering, Take
+from talkwire_server.vllm_engine.gathering import FINE, Gathering, Take
 from talkwire_server.vllm_engine.job import Job, Jobs
 from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.unbegun import unless_ended
@@ -118,8 +118,8 @@ class Generation:
             collector = await self._llm.add_request(
                 call.id, job.prompt, job.sampling, **job.options
             )
-            if call.request.HasField("chunking"):  # the caller's wish goes first
-                yield collector, deltas.take
+            if call.request.HasField("chunking") and call.request.chunking.min_chars < FINE:
+                yield collector, deltas.take  # what the caller says of chunks goes first
             else:
                 state = self._llm.output_processor.request_states.get(collector.request_id)
                 yield collector, self._gathering.of(state, deltas.take)
