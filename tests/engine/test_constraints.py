@@ -200,6 +200,24 @@ async def test_sampling_that_leaves_no_token_of_the_form(llm: AsyncClient) -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("choice", {"values": ["\U000b6068", "\U000b6068!"]}),
+        ("regex", "\U000b6068[ab]"),
+        ("json_schema", json.dumps({"enum": ["\U000b6068"]})),
+    ],
+)
+async def test_characters_that_no_tokens_say(llm: AsyncClient, kind: str, form: Any) -> None:
+    """The form is at fault: this model's vocabulary has not all bytes."""
+    with pytest.raises(InvalidRequest) as caught:
+        await llm.send(make(pb.ChatRequest, query="Hi", output_format={kind: form}))
+
+    assert [(v.field, v.description) for v in caught.value.violations] == [
+        (f"output_format.{kind}", r"no tokens of this model say '\U000b6068'")
+    ]
+
+
 async def test_the_model_may_call_of_its_own_accord(llm: AsyncClient) -> None:
     """A call in the model's own format (here it is made to write one) becomes a ToolCall."""
     call = r'<tool_call>\n\{"name": "paint", "arguments": \{"color": "(red|blue)"\}\}\n</tool_call>'

@@ -1,5 +1,7 @@
 """What holds an answer in form: named with its field where it cannot, or costs too much."""
 
+import json
+import re
 from collections.abc import Sequence
 
 from vllm.sampling_params import StructuredOutputsParams
@@ -11,6 +13,8 @@ from talkwire_server.vllm_engine.grammars.peer import Peer
 from talkwire_server.vllm_engine.grammars.plain import is_plain
 from talkwire_server.vllm_engine.grammars.trials import Refused, Trials
 from talkwire_server.vllm_engine.request import structured_outputs
+
+_CODES = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 
 
 class Constraints:
@@ -63,6 +67,15 @@ class Constraints:
             elif not is_plain(*get_structured_output_key(schema)):
                 dear.append(Violation(path, cost))
         return faults or (dear if len(dear) == 1 else [])
+
+
+def held_text(request: pb.ChatRequest) -> str:
+    """Return what that field says, with the characters that JSON or a regex spells as codes."""
+    form, kind = request.output_format, request.output_format.WhichOneof("format")
+    if kind == "choice":
+        return "".join(form.choice.values)
+    said = [str(getattr(form, kind))] if kind else [t.function.parameters for t in request.tools]
+    return _CODES.sub(lambda found: str(json.loads(f'"{found[0]}"')), "".join(said))
 
 
 def held_field(request: pb.ChatRequest) -> str:

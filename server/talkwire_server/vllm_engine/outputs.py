@@ -9,7 +9,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.engine import Call, Delta
 from talkwire_server.errors import CallError, EngineFailure, InvalidRequest, Violation
-from talkwire_server.vllm_engine.constraints import held_field
+from talkwire_server.vllm_engine.constraints import held_field, held_text
 from talkwire_server.vllm_engine.failures import invalid
 from talkwire_server.vllm_engine.grammars.trials import TOO_SLOW
 from talkwire_server.vllm_engine.job import Job
@@ -155,8 +155,13 @@ class Deltas:
         kind = self._call.request.output_format.WhichOneof("format")
         if kind and not self._tokens:  # vLLM's engine keeps the reason in its log
             return invalid(f"output_format.{kind}", "the engine cannot compile it")
-        if self._job.sampling.structured_outputs and (faults := self._narrowing()):
+        if not self._job.sampling.structured_outputs:
+            return EngineFailure()
+        if faults := self._narrowing():
             return InvalidRequest(faults)
+        if lacking := self._vocabulary.lacks(held_text(self._call.request)):
+            field = held_field(self._call.request)
+            return invalid(field, f"no tokens of this model say {lacking[:20]!a}")
         return EngineFailure()
 
     def _narrowing(self) -> Sequence[Violation]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from vllm.logprobs import Logprob
@@ -47,6 +48,15 @@ class Vocabulary:
             if rank <= most
         )
         return made
+
+    def lacks(self, text: str) -> str:
+        """Return the characters of a text, of its first 1,000 beyond ASCII, that no tokens say."""
+        beyond = (c for c in text if c > "\x7f" and not "\ud800" <= c <= "\udfff")
+        own = islice(dict.fromkeys(beyond), 1000)
+        tokens = self._tokenizer
+        return "".join(
+            c for c in own if c not in tokens.decode(tokens.encode(c, add_special_tokens=False))
+        )
 
     def _exact(self, token_id: int) -> bytes | None:
         """Return the bytes of a token, None where its text is all there is."""
