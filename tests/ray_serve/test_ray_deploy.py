@@ -71,8 +71,10 @@ def test_every_fault_of_a_file_is_named(cluster: RayCluster) -> None:
 @pytest.mark.parametrize("least", [1, 0])
 def test_a_replica_that_cannot_start_says_why(cluster: RayCluster, least: int) -> None:
     """The command fails, with the replica's own words, also if it began when somebody asked."""
-    scaling = {"autoscaling_config": {"min_replicas": least, "max_replicas": 1}}
-    done = cluster.command("bad", token_file="/nowhere/tokens.yaml", ray=scaling)
+    scaling = {"min_replicas": least, "max_replicas": 1, "target_ongoing_requests": 4}
+    done = cluster.command(
+        "bad", token_file="/nowhere/tokens.yaml", ray={"autoscaling_config": scaling}
+    )
     cluster.tell("delete", "bad")
 
     assert done.returncode == 1
