@@ -41,7 +41,7 @@ def tools(*functions: dict[str, Any], **fields: Any) -> dict[str, str]:
         ("min_tokens", [0, 3], [-1]),
         ("presence_penalty", [-2, 2], [-2.1, 2.1]),
         ("frequency_penalty", [-2, 2], [-2.1, 2.1]),
-        ("repetition_penalty", [0.1, 2], [0, -1, math.inf]),
+        ("repetition_penalty", [1e-30, 0.1, 2, 1e30], [0, -1, 5e-324, 1e300, math.inf]),
     ],
 )
 def test_the_ranges_of_sampling(name: str, good: list[float], bad: list[float]) -> None:

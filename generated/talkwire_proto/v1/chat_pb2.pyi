@@ -630,7 +630,7 @@ class Sampling(_message.Message):
     frequency_penalty: _builtins.float
     """[-2, 2]"""
     repetition_penalty: _builtins.float
-    """> 0; 1 is off."""
+    """In [1e-30, 1e30]; 1 is off."""
     skip_special_tokens: _builtins.bool
     """Default true."""
     @_builtins.property

@@ -47,5 +47,6 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "min_tokens": (0, _MOST, ">= 0"),
     "presence_penalty": (-2, 2, "in [-2, 2]"),
     "frequency_penalty": (-2, 2, "in [-2, 2]"),
-    "repetition_penalty": (_TINY, _MOST, "> 0"),
+    # Beyond these 32 bits make infinities of what engines divide by it.
+    "repetition_penalty": (1e-30, 1e30, "in [1e-30, 1e30]"),
 }
