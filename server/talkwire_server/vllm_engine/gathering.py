@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.output_processor import RequestState
-from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats
 
 from talkwire_server.engine import Delta
+from talkwire_server.vllm_engine.step_logger import StepLogger
 
 Take: TypeAlias = Callable[[RequestOutput], Sequence[Delta]]
 
@@ -27,21 +27,14 @@ FINE: Final = 4 * MOST  # characters, about, that are no more than they
 _WINDOW: Final = 0.1  # seconds
 
 
-class Gathering(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not read
-    """Counts the tokens of this process's answers, which vLLM logs after every step."""
+class Gathering(StepLogger):
+    """Counts the tokens of this process's answers, step by step."""
 
     def __init__(self) -> None:
         self._operators = WeakKeyDictionary[RequestState, int]()  # least, of answers that began
         self._interval = 1
         self._tokens = 0
         self._since = monotonic()
-
-    def __call__(self, *_config: object) -> "Gathering":
-        """Be the logger of whatever engine there is: vLLM asks for a factory."""
-        return self
-
-    def log_engine_initialized(self) -> None:
-        """Need nothing at the start."""
 
     def record(self, _scheduler: Any, stats: IterationStats | None, *_more: Any, **_: Any) -> None:
         """Count a step's; once in a while have all answers follow."""
