@@ -26,8 +26,9 @@ def gathering(vllm: RunningServer) -> Any:
 
 @pytest.fixture
 def fast(gathering: Any, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Any engine is fast, if few tokens are many; until this is undone."""
-    monkeypatch.setattr(gathering, "ALONE", 0.01)
+    """Any engine is fast, if few tokens are many."""
+    for alone in ("SHARED", "APART"):
+        monkeypatch.setattr(f"talkwire_server.vllm_engine.generation.{alone}", 0.01)
     return monkeypatch
 
 
@@ -72,8 +73,8 @@ async def test_an_answer_that_is_alone_again(
     async with llm.stream("Tell me a story.", **LONG, max_tokens=100) as stream:
         async for chunk in stream:
             found.append(list(chunk.token_ids))
-            if len(found[-1]) >= gathering.MOST:
-                fast.undo()
+            if len(found[-1]) == gathering.MOST:
+                fast.setattr(gathering, "MOST", 1)  # as if few came
 
     assert [*chain(*found)] == [*chain(*await tokens(llm, max_tokens=100))]
     assert [*map(len, found[-10:])].count(1) > 5
@@ -118,41 +119,97 @@ async def test_an_abort_brings_what_was_gathered(
     assert any(waited)
 
 
+class State:
+    """What vLLM keeps of an answer."""
+
+    def __init__(self, interval: int = 1) -> None:
+        self.stream_interval = interval
+        self.sent_tokens_offset = self.tokens = 1
+        self.detokenizer = SimpleNamespace(num_output_tokens=lambda: self.tokens)
+
+
+class Engine:
+    """What there is of one here: steps, and the answers' tokens in them."""
+
+    def __init__(self, gathering: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(gathering, "monotonic", lambda: self.now)
+        self.gathering = gathering.Gathering()
+        self.takes = dict[State, Any]()
+
+    def begin(self, state: State, alone: int) -> State:
+        """Begin an answer, of which vLLM has told once."""
+        self.takes[state] = self.gathering.of(state, lambda _: ["a delta"], alone)
+        self.takes[state](None)
+        return state
+
+    def run(self, rate: float, steps: int = 20) -> list[list[State]]:
+        """Make so many tokens a second, a step each 20 ms; return who told, step by step."""
+        told = list[list[State]]()
+        for _ in range(steps):
+            self.now += 0.02
+            told.append([])
+            for state in self.takes:
+                state.tokens += 1
+                if state.tokens - state.sent_tokens_offset >= state.stream_interval:
+                    state.sent_tokens_offset = state.tokens
+                    told[-1].append(state)
+                    self.takes[state](None)
+            self.gathering.record(None, SimpleNamespace(num_generation_tokens=rate * 0.02))
+        return told
+
+
+@pytest.mark.parametrize(
+    ("rate", "shared", "apart", "operators"),
+    [(2400, 1, 1, 3), (4900, 1, 2, 3), (9900, 2, 4, 3), (14_900, 3, 6, 3), (10**6, 8, 8, 8)],
+)
 def test_how_many_go_together_follows_how_many_come(
+    gathering: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    rate: float,
+    shared: int,
+    apart: int,
+    operators: int,
+) -> None:
+    """As many as come in 0.2 ms, of all; twice that in messages of their own."""
+    engine = Engine(gathering, monkeypatch)
+    states = [
+        engine.begin(State(), gathering.SHARED),
+        engine.begin(State(), gathering.APART),
+        engine.begin(State(3), gathering.SHARED),  # what the operator says is the least
+    ]
+    engine.run(rate)
+    told = engine.run(rate, 48)
+
+    assert [48 / sum(state in step for step in told) for state in states] == [
+        shared,
+        apart,
+        operators,
+    ]
+
+
+def test_all_tell_in_the_same_steps(gathering: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever they began."""
+    engine = Engine(gathering, monkeypatch)
+    for _ in range(7):
+        engine.begin(State(), gathering.SHARED)
+        engine.run(19_900, 3)
+    engine.run(19_900, 10)
+    told = engine.run(19_900, 8)
+
+    assert sorted(map(len, told)) == [0] * 6 + [7] * 2
+
+
+def test_one_that_waits_is_told_with_the_next(
     gathering: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as of all answers come in 0.2 ms; what the operator says is the least."""
-    now = 0.0
-    monkeypatch.setattr(gathering, "monotonic", lambda: now)
-    begun = gathering.Gathering()
+    """When tokens come slowly again, it goes back to single ones without a loss."""
+    engine = Engine(gathering, monkeypatch)
+    state = engine.begin(State(), gathering.SHARED)
+    engine.run(10**6)
+    while state.tokens == state.sent_tokens_offset:
+        engine.run(10**6, 1)
+    told = engine.run(0)
 
-    class State:
-        """What vLLM keeps of an answer."""
-
-        sent_tokens_offset = 1
-
-        def __init__(self, interval: int) -> None:
-            self.stream_interval = interval
-            self.detokenizer = SimpleNamespace(num_output_tokens=lambda: 1)
-
-    own, operators = State(1), State(3)
-    tells = [begun.of(state, lambda _: ["a delta"]) for state in (own, operators)]
-    for tell in tells:
-        tell(None)
-
-    def intervals(rate: float) -> tuple[int, int]:
-        nonlocal now
-        for _ in range(20):
-            now += 0.02
-            begun.record(None, SimpleNamespace(num_generation_tokens=rate * 0.02))
-        return own.stream_interval, operators.stream_interval
-
-    assert intervals(4900) == (1, 3)
-    assert intervals(9900) == (2, 3)
-    assert intervals(19_900) == (4, 4)
-    assert intervals(10**6) == (gathering.MOST, gathering.MOST)
-    own.detokenizer = SimpleNamespace(num_output_tokens=lambda: 2)
-    assert intervals(0) == (2, 3)  # one waits, and is told with the next
-    own.sent_tokens_offset = 2
-    tells[0](None)
-    assert (own.stream_interval, intervals(0)) == (1, (1, 3))
+    assert told[-4:] == [[state]] * 4
+    assert state.stream_interval == 1

@@ -15,7 +15,7 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from talkwire_server.engine import Call, Delta, Sink
 from talkwire_server.vllm_engine.adapters import Adapters
 from talkwire_server.vllm_engine.failures import generating
-from talkwire_server.vllm_engine.gathering import FINE, Gathering, Take
+from talkwire_server.vllm_engine.gathering import APART, FINE, SHARED, Gathering, Take
 from talkwire_server.vllm_engine.job import Job, Jobs
 from talkwire_server.vllm_engine.outputs import Deltas
 from talkwire_server.vllm_engine.unbegun import unless_ended
@@ -63,7 +63,7 @@ class Generation:
                 yield delta
             if begun.job and begun.deltas:
                 finished = False
-                async with self._collect(call, begun.job, begun.deltas) as (collector, take):
+                async with self._work(call, begun.job, begun.deltas, APART) as (collector, take):
                     while not finished:
                         output = collector.get_nowait() or await collector.get()
                         for delta in take(output):
@@ -76,7 +76,7 @@ class Generation:
             for delta in begun.told:
                 sink.give(delta)
             if begun.job and begun.deltas:
-                async with self._collect(call, begun.job, begun.deltas) as (collector, take):
+                async with self._work(call, begun.job, begun.deltas, SHARED) as (collector, take):
                     try:
                         await _Feeding(collector, take, sink).ended
                     finally:
@@ -108,8 +108,8 @@ class Generation:
                 call.used = deltas.used or call.used
 
     @asynccontextmanager
-    async def _collect(
-        self, call: Call, job: Job, deltas: Deltas
+    async def _work(
+        self, call: Call, job: Job, deltas: Deltas, alone: int
     ) -> AsyncIterator[tuple[RequestOutputCollector, Take]]:
         """Have vLLM work on a job for the block; yield where outputs come, and what takes them."""
         ending: list[asyncio.Task[None]] = []
@@ -122,7 +122,7 @@ class Generation:
                 yield collector, deltas.take  # what the caller says of chunks goes first
             else:
                 state = self._llm.output_processor.request_states.get(collector.request_id)
-                yield collector, self._gathering.of(state, deltas.take)
+                yield collector, self._gathering.of(state, deltas.take, alone)
         finally:
             call.on_end(lambda: None)  # an end that comes later would stop the id's next request
             for task in ending:
