@@ -76,6 +76,7 @@ def test_killing_the_chat_ends_the_server(log: Path) -> None:
     with chatting(target, "--local", *ECHO) as terminal:
         terminal.prompt()
         terminal.child.kill(signal.SIGKILL)
+        terminal.child.wait()
         while not log.read_text().endswith("stopped\n"):
             time.sleep(0.05)
 

@@ -17,7 +17,7 @@ from talkwire_server.ray_serve import cluster
 from talkwire_server.ray_serve.application import REPLICA, application, start
 from talkwire_server.ray_serve.config import Config, read
 
-_PATIENCE = 60.0  # seconds, once its replicas run, for HAProxy to find them
+_PATIENCE = 180.0  # seconds, once its replicas run, for HAProxy to find them
 _POLL = 5.0
 _GIVEN_UP = {"UNHEALTHY", "DEPLOY_FAILED"}
 _START = 900.0  # seconds for the first replica, where none runs before somebody asks
