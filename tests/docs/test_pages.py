@@ -89,10 +89,10 @@ def test_the_speeds_of_the_comparison_are_those_of_the_results() -> None:
     """Each share of the bare engine's tokens is the one of the file that the page names."""
     own, shared = "talkwire", "talkwire multiplexed"
     tables = {
-        "engines-h200": (own, shared, f"{shared}, 4 frontends", "openai http"),
+        "engines-h200": (own, shared, "openai http"),
         "engines-steps-cpu": (own, shared, "openai http", "vllm --grpc"),
     }
-    rows = re.findall(r"^\| (\d+)((?: \| [\d.]+){4}) \|$", text("comparison.md"), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+)((?: \| [\d.]+){3,4}) \|$", text("comparison.md"), re.MULTILINE)
     told = [
         (level, "".join(f" | {result.beside_raw(way, int(level))[0]}" for way in ways))
         for name, ways in tables.items()
