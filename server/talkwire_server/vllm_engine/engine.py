@@ -5,7 +5,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain, islice
@@ -21,12 +21,13 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from talkwire_proto.v1 import chat_pb2 as pb
 from talkwire_server.adapters import modules
-from talkwire_server.checks import beyond, forces_call
+from talkwire_server.checks import beyond
 from talkwire_server.engine import Call, Delta, Prompt, Sink, StartError
 from talkwire_server.errors import MOST_FOUND
-from talkwire_server.media import MediaStore, media_in
+from talkwire_server.media import MediaStore
 from talkwire_server.settings import Settings
 from talkwire_server.signals import kill_children, shield_children
+from talkwire_server.vllm_engine.abilities import Abilities
 from talkwire_server.vllm_engine.adapters import Adapters
 from talkwire_server.vllm_engine.config import capacity, default_sampling, input_modalities
 from talkwire_server.vllm_engine.constraints import Constraints
@@ -40,7 +41,7 @@ from talkwire_server.vllm_engine.missing import missing
 from talkwire_server.vllm_engine.parsers import tool_parser
 from talkwire_server.vllm_engine.prompt import Prompts
 from talkwire_server.vllm_engine.pulse import Pulse
-from talkwire_server.vllm_engine.request import SUPPORTED, may_call
+from talkwire_server.vllm_engine.request import SUPPORTED
 from talkwire_server.vllm_engine.seat import Seat, settle
 from talkwire_server.vllm_engine.starting import POLL, choose_start, gpus
 from talkwire_server.vllm_engine.vocabulary import Vocabulary
@@ -69,6 +70,7 @@ class VllmEngine:
         self._building: Future[AsyncLLM] = Future()
         self._llm: AsyncLLM | None = None
         self._generation: Generation | None = None
+        self._abilities: Abilities | None = None
         self._media = MediaStore(settings)
         self._tool_parser = tool_parser(settings, config)
         self._bases: Sequence[pb.Model] = [
@@ -190,8 +192,12 @@ class VllmEngine:
         if "generate" not in await llm.get_supported_tasks():
             raise StartError(f"{self._config.model_config.model} does not generate text")
         config = self._config.model_config
-        self._prompts = Prompts(
+        prompts = Prompts(
             self._config, llm.renderer, self._chat_template, self._settings, self._media
+        )
+        self._prompts = prompts
+        self._abilities = Abilities(
+            self._bases[0], self._config, self._settings, self._tool_parser, prompts, self._media
         )
         self._generation = Generation(
             llm,
@@ -253,38 +259,9 @@ class VllmEngine:
 
     def unsupported(self, request: pb.ChatRequest) -> Sequence[str]:
         """Name what the model or this server's flags do not allow."""
-        return list(islice(chain(beyond(request, SUPPORTED), self._lacking(request)), MOST_FOUND))
-
-    def _lacking(self, request: pb.ChatRequest) -> Iterator[str]:
-        model = self._bases[0]
-        if request.priority and self._config.scheduler_config.policy != "priority":
-            yield "priority (the server has no --scheduling-policy priority)"
-        if may_call(request) and not forces_call(request):
-            if not self._tool_parser:
-                yield "tools with tool_choice AUTO (the server has no --tool-call-parser)"
-            for i, tool in enumerate(request.tools):
-                if tool.function.strict and not self._prompts.constrains_calls:
-                    yield f"tools[{i}].function.strict (the tool call parser has no grammar)"
-        if request.HasField("reasoning") and not model.reasoning:
-            yield "reasoning (the server has no --reasoning-parser)"
-        elif request.reasoning.HasField("max_tokens") and not self._bounds_thoughts:
-            yield "reasoning.max_tokens (the reasoning parser names no marks of a thought)"
-        if request.continuation.text and (self._tool_parser or model.reasoning):
-            yield "continuation.text (this model's answers are parsed: give token_ids)"
-        for name in request.engine_options.fields:
-            if name not in self._settings.engine_options:
-                yield f"engine_options.{name}"
-        for name in self._prompts.template.unused(request):
-            yield f"{name} (the model's chat template does not use it)"
-        yield from self._media.unsupported(request)
-        for path, kind, _ in media_in(request):
-            if kind not in model.input_modalities:
-                yield f"{path} (the model takes {', '.join(model.input_modalities)})"
-
-    @property
-    def _bounds_thoughts(self) -> bool:
-        reasoning = self._config.reasoning_config
-        return reasoning is not None and reasoning.enabled
+        assert self._abilities, "the engine is not ready"
+        found = chain(beyond(request, SUPPORTED), self._abilities.lacking(request))
+        return list(islice(found, MOST_FOUND))
 
     async def load_adapter(self, id: str, path: str) -> pb.Model:
         """Serve an adapter."""
