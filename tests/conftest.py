@@ -1,6 +1,7 @@
 """Fixtures: real servers in this process, and both clients."""
 
 import os
+import signal
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
@@ -21,6 +22,9 @@ pytest_plugins = ["abreast", "fault_table"]
 # The threads of an engine wait for one another in each layer: two take four times as long as one
 # while other tests compute, and four fifths of it while none do.
 os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+# A job in the background ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

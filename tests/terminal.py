@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -73,13 +72,7 @@ def spawned(*command: str, columns: int, **environment: str) -> Any:
         encoding="utf-8",
         timeout=60,
         dimensions=(50, columns),
-        preexec_fn=_hear_ctrl_c,
     )
-
-
-def _hear_ctrl_c() -> None:
-    """Do not ignore it, as a job in the background does, and all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

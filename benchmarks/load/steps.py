@@ -13,10 +13,10 @@ from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 # Seconds: of a step, and of each answer in it. With what vLLM takes for a step on two cores, the
-# bare engine says as many tokens a second in 64 answers as on an H200 (`results/engines-*`).
+# bare engine says as many tokens a second in 64 answers as on one H200 (`engines-frontends-h200`).
 STEP, EACH = 0.0025, 0.00002
-# More, of a step in which prompts are read: on an H200 the first token of one short prompt takes
-# 10 ms, the next 1.5 ms.
+# More, of a step in which prompts are read, however many: on an H200 the first token of one short
+# prompt takes 10 ms, the next 1.5 ms.
 READ = 0.008
 
 

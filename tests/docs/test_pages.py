@@ -90,9 +90,10 @@ def test_the_speeds_of_the_comparison_are_those_of_the_results() -> None:
     own, shared = "talkwire", "talkwire multiplexed"
     tables = {
         "engines-h200": (own, shared, "openai http"),
+        "engines-frontends-h200": (shared, f"{shared}, 4 frontends"),
         "engines-steps-cpu": (own, shared, "openai http", "vllm --grpc"),
     }
-    rows = re.findall(r"^\| (\d+)((?: \| [\d.]+){3,4}) \|$", text("comparison.md"), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+)((?: \| [\d.]+){2,4}) \|$", text("comparison.md"), re.MULTILINE)
     told = [
         (level, "".join(f" | {result.beside_raw(way, int(level))[0]}" for way in ways))
         for name, ways in tables.items()

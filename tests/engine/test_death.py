@@ -126,8 +126,8 @@ def left(before: set[Path]) -> set[Path]:
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):  # it has ended
             held = maps.read_text()
-            new = {path for path in new if str(path) not in held}
-    return new
+            new = {path for path in new if f" {path}\n" not in held}
+    return {path for path in new if path.exists()}
 
 
 @pytest.mark.parametrize(

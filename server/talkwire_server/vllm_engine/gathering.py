@@ -2,9 +2,9 @@
 
 A token that comes alone costs the event loop more than what vLLM does for it: an output, a waking,
 a message. So the faster tokens come, the more of an answer's go together. All answers tell in the
-same steps, so that those on one connection share messages. This is vLLM's `stream_interval`, which
-a request may only fix as it begins: set here as the answer goes on. Knows `RequestState`, where
-vLLM keeps it.
+same steps, so that those on one connection share messages; where a step makes several tokens of one
+(speculation), they do so less. This is vLLM's `stream_interval`, which a request may only fix as it
+begins: set here as the answer goes on. Knows `RequestState`, where vLLM keeps it.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Take: TypeAlias = Callable[[RequestOutput], Sequence[Delta]]
 SHARED: Final = 5000  # in messages that many answers share
 APART: Final = 2500  # in messages of their own, which cost more
 MOST: Final = 8  # tokens of an answer that go together
-FINE: Final = 4 * MOST  # characters, about, that are no more than they
+FINE: Final = 4 * MOST  # characters: fewer are less than so many tokens
 _WINDOW: Final = 0.1  # seconds
 
 
@@ -34,24 +34,34 @@ class Gathering(StepLogger):
     """Counts the tokens of this process's answers, step by step."""
 
     def __init__(self) -> None:
-        self._most = WeakKeyDictionary[RequestState, Callable[[], int]]()  # that may go together
+        self._wanted = WeakKeyDictionary[RequestState, Callable[[], int]]()  # intervals
         self._rate = 0.0  # tokens a second
         self._steps = 0
-        self._tokens = 0
+        self._engines = 1  # that make steps
         self._since = monotonic()
+        self._tokens = 0
+        self._stepped = set[int]()
 
-    def record(self, _scheduler: Any, stats: IterationStats | None, *_more: Any, **_: Any) -> None:
+    def record(
+        self,
+        _scheduler: Any,
+        stats: IterationStats | None,
+        *_more: Any,
+        engine_idx: int = 0,
+        **_: Any,
+    ) -> None:
         """Count a step's; once in a while have answers follow that would wait too long."""
         self._steps += 1
+        self._stepped.add(engine_idx)
         self._tokens += stats.num_generation_tokens if stats else 0
         now = monotonic()
         if (seconds := now - self._since) > _WINDOW:
-            self._rate = self._tokens / seconds
-            self._tokens, self._since = 0, now
-            for state, most in self._most.items():
-                _set(state, min(state.stream_interval, most()))
+            self._rate, self._engines = self._tokens / seconds, len(self._stepped)
+            self._since, self._tokens, self._stepped = now, 0, set()
+            for state, wanted in self._wanted.items():
+                _set(state, min(state.stream_interval, wanted()))
 
-    def of(self, state: RequestState | None, take: Take, alone: int) -> Take:
+    def of(self, state: RequestState | None, take: Take, singly: int) -> Take:
         """Make what takes a request's outputs have them gathered as soon as it told of one.
 
         Several answers to one request have no state of their own, and stay as they are.
@@ -59,23 +69,26 @@ class Gathering(StepLogger):
         Args:
             state: vLLM's of the request.
             take: What takes its outputs.
-            alone: Tokens a second that may come one by one.
+            singly: Tokens a second that may come one by one.
 
         """
         if state is None or not hasattr(state, "sent_tokens_offset"):  # vLLM's may change
             return take
         least: int = state.stream_interval  # the operator's
+        told = False
 
-        def most() -> int:
-            return max(least, min(MOST, ceil(self._rate / alone)))
+        def wanted() -> int:
+            return max(least, min(MOST, ceil(self._rate / singly)))
 
         def taken(output: RequestOutput) -> Sequence[Delta]:
-            if deltas := take(output):
-                together = most()
-                _set(state, max(least, together - self._steps % together))
+            nonlocal told
+            deltas = take(output)
+            if told := told or bool(deltas):
+                interval = wanted()
+                _set(state, max(least, interval - self._steps // self._engines % interval))
             return deltas
 
-        self._most[state] = most
+        self._wanted[state] = wanted
         return taken
 
 

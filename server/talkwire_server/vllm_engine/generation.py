@@ -109,7 +109,7 @@ class Generation:
 
     @asynccontextmanager
     async def _work(
-        self, call: Call, job: Job, deltas: Deltas, alone: int
+        self, call: Call, job: Job, deltas: Deltas, singly: int
     ) -> AsyncIterator[tuple[RequestOutputCollector, Take]]:
         """Have vLLM work on a job for the block; yield where outputs come, and what takes them."""
         ending: list[asyncio.Task[None]] = []
@@ -118,11 +118,14 @@ class Generation:
             collector = await self._llm.add_request(
                 call.id, job.prompt, job.sampling, **job.options
             )
-            if call.request.HasField("chunking") and call.request.chunking.min_chars < FINE:
+            chunking = call.request.chunking
+            if call.request.HasField("chunking") and (
+                chunking.min_chars < FINE or chunking.HasField("max_delay")
+            ):
                 yield collector, deltas.take  # what the caller says of chunks goes first
             else:
                 state = self._llm.output_processor.request_states.get(collector.request_id)
-                yield collector, self._gathering.of(state, deltas.take, alone)
+                yield collector, self._gathering.of(state, deltas.take, singly)
         finally:
             call.on_end(lambda: None)  # an end that comes later would stop the id's next request
             for task in ending:
