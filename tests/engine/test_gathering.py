@@ -27,8 +27,8 @@ def gathering(vllm: RunningServer) -> Any:
 @pytest.fixture
 def fast(gathering: Any, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Any engine is fast, if few tokens are many."""
-    for alone in ("SHARED", "APART"):
-        monkeypatch.setattr(f"talkwire_server.vllm_engine.generation.{alone}", 0.01)
+    for singly in ("SHARED", "APART"):
+        monkeypatch.setattr(f"talkwire_server.vllm_engine.generation.{singly}", 0.01)
     return monkeypatch
 
 
@@ -60,7 +60,7 @@ async def test_the_first_goes_alone(llm: AsyncClient, gathering: Any, fast: obje
     """Then as many go together as may."""
     sizes = [*map(len, await tokens(llm, max_tokens=100))]
 
-    assert sizes[0] < gathering.MOST  # one, or two if somebody was late
+    assert sizes[0] == 1
     assert max(sizes) >= gathering.MOST  # more, if somebody was late
     assert sum(sizes) == 100
 
@@ -87,9 +87,11 @@ async def test_who_says_how_to_chunk_is_obeyed(
     """Few characters, or a short time: each token is told of."""
     await tokens(llm, max_tokens=20)  # till it is known how many come
     sizes = [*map(len, await tokens(llm, max_tokens=40, chunking=chunking))]
+    many = [*map(len, await tokens(llm, max_tokens=40, chunking={"min_chars": 80}))]
 
-    assert sum(sizes) == 40
+    assert sum(sizes) == sum(many) == 40
     assert sizes.count(1) > 20  # what is one character or more, if nobody was late
+    assert len(many) < 8
 
 
 async def test_an_abort_brings_what_was_gathered(

@@ -192,12 +192,16 @@ class VllmEngine:
         if "generate" not in await llm.get_supported_tasks():
             raise StartError(f"{self._config.model_config.model} does not generate text")
         config = self._config.model_config
-        prompts = Prompts(
+        self._prompts = Prompts(
             self._config, llm.renderer, self._chat_template, self._settings, self._media
         )
-        self._prompts = prompts
         self._abilities = Abilities(
-            self._bases[0], self._config, self._settings, self._tool_parser, prompts, self._media
+            self._bases[0],
+            self._config,
+            self._settings,
+            self._tool_parser,
+            self._prompts,
+            self._media,
         )
         self._generation = Generation(
             llm,
